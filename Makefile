@@ -1,0 +1,59 @@
+# `make` alone prints what there is. Everything runs in .venv, which the first target makes.
+# PYTHON=/path/to/python chooses the interpreter; without it the first python3 or python3.x that is 3.11 or
+# newer and can make an environment. To change it later: make clean.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint format docs clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell sh scripts/find_python.sh)
+VENV   := .venv
+BIN    := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Two workers keep both cores of a small machine busy; more make timing tests unfair to each other.
+JOBS   ?= 2
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.all scripts/system_packages.sh  ## start a real server and send it everything, through the public API
+	@sh scripts/system_packages.sh demo
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test  ## the whole suite; ARGS="-k name" passes options to pytest
+	@sh scripts/system_packages.sh test
+	@# What bounds time and memory runs first and alone; exit code 5 says that nothing was selected.
+	$(BIN)/python -m pytest -m perf $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not perf" $(ARGS)
+
+bench: $(VENV)/.bench  ## measure against other clients; writes docs/benchmarks.md and its JSON
+	@sh scripts/system_packages.sh bench
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+lint: $(VENV)/.lint  ## style, types and the arrows between packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(VENV)/.lint  ## rewrite what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs  ## build the site into site/
+	$(BIN)/mkdocs build --strict
+
+clean:  ## remove what was built, .venv included
+	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of extras: `make demo` does not wait for the linters. pyproject.toml is all they depend on.
+$(VENV)/.python: scripts/find_python.sh
+	@sh scripts/make_venv.sh "$(PYTHON)" $(VENV)
+	@touch $@
+
+$(VENV)/.%: $(VENV)/.python pyproject.toml
+	@echo "installing dodici[$*] into $(VENV)"
+	@$(INSTALL) -e '.[$*]'
+	@touch $@
