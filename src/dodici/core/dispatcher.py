@@ -1,0 +1,181 @@
+"""The one contract: `Dispatcher.dispatch(options, handler) -> bool`.
+
+Pools, retries, meshes and collectives are Dispatchers that wrap or choose other Dispatchers. The verbs that
+people call (`request`, `stream`, ...) stand on `dispatch` alone; they live in `dodici.api`, above this
+layer, and are loaded at their first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .controller import refuse
+from .errors import DodiciError, InvalidArgumentError
+from .events import EventEmitter, Listener
+from .handler import Handler, check_handler
+from .options import DispatchOptions, coerce_options
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+DispatchFunction: TypeAlias = "Callable[[DispatchOptions, Any], bool]"
+Interceptor: TypeAlias = "Callable[[DispatchFunction], DispatchFunction]"
+
+_api: Any = None
+
+
+def _verbs() -> Any:
+    global _api
+    if _api is None:
+        _api = importlib.import_module("dodici.api.verbs")
+    return _api
+
+
+class Dispatcher(EventEmitter, ABC):
+    """Dispatches requests. See `DispatchHandler` for what a dispatch tells."""
+
+    origin: str | None = None
+    """The one origin of a `Client` or `Pool`; None where each dispatch names its own."""
+
+    @abstractmethod
+    def dispatch(self, options: DispatchOptions | Mapping[str, Any], handler: Handler) -> bool:
+        """Begin one exchange, whose course `handler` is told.
+
+        Returns:
+            False if the dispatcher is now busy: the request is queued all the same, and `drain` will be
+            emitted. Also False if the request was refused, which the handler has then been told.
+
+        Raises:
+            InvalidArgumentError: the handler lacks a method. Nothing else is raised: what is wrong with the
+                options, and all that depends on the network, reaches `handler.on_response_error`.
+            LoopMismatchError: this dispatcher is in use on another event loop.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Refuse new dispatches (`ClientClosedError`) and return when the accepted ones have ended."""
+
+    @abstractmethod
+    async def destroy(self, error: BaseException | None = None) -> None:
+        """Fail everything pending and running with `error` or `ClientDestroyedError`; close sockets now."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether `close()` or `destroy()` was called."""
+
+    @property
+    @abstractmethod
+    def destroyed(self) -> bool:
+        """Whether `destroy()` was called, or `close()` has finished."""
+
+    def compose(self, *interceptors: Interceptor | Iterable[Interceptor | None] | None) -> ComposedDispatcher:
+        """Wrap `dispatch` in interceptors. The last one is the outermost and sees a request first.
+
+        Each is called once with the `dispatch` function that it wraps and returns its own. Lists are
+        flattened, `None` is skipped.
+
+        Raises:
+            InvalidArgumentError: something that is not callable.
+        """
+        dispatch: DispatchFunction = self.dispatch
+        for interceptor in _flatten(interceptors):
+            if not callable(interceptor):
+                raise InvalidArgumentError(f"interceptor must be callable, not {interceptor!r}")
+            dispatch = interceptor(dispatch)
+            if not callable(dispatch):
+                raise InvalidArgumentError(f"interceptor {interceptor!r} must return a dispatch function, not {dispatch!r}")
+        return ComposedDispatcher(self, dispatch)
+
+    def request(self, url: str, **options: Any) -> Any:
+        """`await dispatcher.request(url, method="GET", ...)`: see `dodici.request`."""
+        return _verbs().request(url, dispatcher=self, **options)
+
+    def stream(self, method: str, url: str, **options: Any) -> Any:
+        """`async with dispatcher.stream("GET", url) as response`: see `dodici.stream`."""
+        return _verbs().stream(method, url, dispatcher=self, **options)
+
+    def pipeline(self, url: str, **options: Any) -> Any:
+        """`async with dispatcher.pipeline(url, method="POST") as duplex`: see `dodici.pipeline`."""
+        return _verbs().pipeline(url, dispatcher=self, **options)
+
+    def connect(self, url: str, **options: Any) -> Any:
+        """`await dispatcher.connect(url, path="host:port")`: see `dodici.connect`."""
+        return _verbs().connect(url, dispatcher=self, **options)
+
+    def upgrade(self, url: str, **options: Any) -> Any:
+        """`await dispatcher.upgrade(url, protocol="websocket")`: see `dodici.upgrade`."""
+        return _verbs().upgrade(url, dispatcher=self, **options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _flatten(interceptors: Iterable[Any]) -> Iterable[Any]:
+    for item in interceptors:
+        if item is None:
+            continue
+        if isinstance(item, list | tuple):
+            yield from _flatten(item)
+        else:
+            yield item
+
+
+class ComposedDispatcher(Dispatcher):
+    """A dispatcher seen through interceptors. All but `dispatch` is the wrapped dispatcher's."""
+
+    def __init__(self, base: Dispatcher, dispatch: DispatchFunction) -> None:
+        self.base = base
+        self._dispatch = dispatch
+
+    @property
+    def origin(self) -> str | None:  # type: ignore[override]
+        return self.base.origin
+
+    def dispatch(self, options: DispatchOptions | Mapping[str, Any], handler: Handler) -> bool:
+        try:
+            if type(options) is not DispatchOptions:
+                options = coerce_options(options)
+        except DodiciError as error:
+            check_handler(handler, False)
+            return refuse(handler, error)
+        check_handler(handler, options.upgrade is not None or options.method == "CONNECT")
+        if options.origin is None and self.base.origin is not None:
+            options = options.replace(origin=self.base.origin)
+        return self._dispatch(options, handler)
+
+    async def close(self) -> None:
+        await self.base.close()
+
+    async def destroy(self, error: BaseException | None = None) -> None:
+        await self.base.destroy(error)
+
+    @property
+    def closed(self) -> bool:
+        return self.base.closed
+
+    @property
+    def destroyed(self) -> bool:
+        return self.base.destroyed
+
+    @property
+    def stats(self) -> Any:
+        return getattr(self.base, "stats", None)
+
+    def on(self, event: str, listener: Listener) -> Listener:
+        return self.base.on(event, listener)
+
+    def once(self, event: str, listener: Listener) -> Listener:
+        return self.base.once(event, listener)
+
+    def off(self, event: str, listener: Listener) -> bool:
+        return self.base.off(event, listener)

@@ -1,0 +1,118 @@
+"""Coarse timers: one tick per event loop instead of one timer per request.
+
+Arming a timer is an assignment; a tick every half second looks which have passed. A timeout of one second
+or more therefore fires up to two ticks late, and never early. Shorter ones get a timer of the loop, also
+re-armed by mutation. `base` is the clock as of the last tick plus one tick, so that
+`timer.deadline = timers.base + seconds` is never early; connections on the hot path write just that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+TICK = 0.5
+COARSE = 1.0
+"""Seconds from which on a timeout is coarse."""
+NEVER = float("inf")
+
+
+class Clock(Protocol):
+    """What is needed of an event loop."""
+
+    def time(self) -> float: ...
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> Any: ...
+
+
+class Timer:
+    """One deadline. `arm()` again to move it; `disarm()` to forget it; `close()` when done with it."""
+
+    __slots__ = ("_handle", "_timers", "callback", "deadline")
+
+    def __init__(self, timers: Timers, callback: Callable[[], None]) -> None:
+        self.callback = callback
+        self.deadline = NEVER
+        self._timers = timers
+        self._handle: Any = None
+
+    def arm(self, seconds: float) -> None:
+        """Fire `seconds` from now; 0 disarms."""
+        if not seconds:
+            self.deadline = NEVER
+        elif seconds >= COARSE:
+            self.deadline = self._timers.base + seconds
+        else:
+            clock = self._timers.clock
+            self.deadline = deadline = clock.time() + seconds
+            if self._handle is None or self._handle[0] > deadline:
+                self._cancel_handle()
+                self._handle = (deadline, clock.call_later(seconds, self._check))
+
+    def disarm(self) -> None:
+        self.deadline = NEVER
+
+    def close(self) -> None:
+        """Disarm for good."""
+        self.deadline = NEVER
+        self._cancel_handle()
+        self._timers.forget(self)
+
+    def _cancel_handle(self) -> None:
+        if self._handle is not None:
+            self._handle[1].cancel()
+            self._handle = None
+
+    def _check(self) -> None:
+        self._handle = None
+        deadline = self.deadline
+        if deadline == NEVER:
+            return
+        clock = self._timers.clock
+        left = deadline - clock.time()
+        if left <= 0.001:
+            self.deadline = NEVER
+            self.callback()
+        elif left < COARSE:
+            self._handle = (deadline, clock.call_later(left, self._check))
+
+
+class Timers:
+    """The timers of one event loop."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.base = clock.time() + TICK
+        self._timers: set[Timer] = set()
+        self._tick_handle: Any = None
+
+    def timer(self, callback: Callable[[], None]) -> Timer:
+        """A disarmed timer that will call `callback()`."""
+        timer = Timer(self, callback)
+        self._timers.add(timer)
+        if self._tick_handle is None:
+            self.base = self.clock.time() + TICK
+            self._tick_handle = self.clock.call_later(TICK, self._tick)
+        return timer
+
+    def forget(self, timer: Timer) -> None:
+        self._timers.discard(timer)
+        if not self._timers and self._tick_handle is not None:
+            self._tick_handle.cancel()
+            self._tick_handle = None
+
+    def __len__(self) -> int:
+        return len(self._timers)
+
+    def _tick(self) -> None:
+        now = self.clock.time()
+        late = now - self.base > TICK
+        self.base = now + TICK
+        self._tick_handle = self.clock.call_later(TICK, self._tick)
+        # After the loop was blocked, deadlines armed in the meantime lie too early, and data that waits in
+        # the sockets has not been seen: one tick of grace.
+        if late:
+            return
+        for timer in [timer for timer in self._timers if timer.deadline <= now]:
+            if timer.deadline <= now:
+                timer.deadline = NEVER
+                timer.callback()
