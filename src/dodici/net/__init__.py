@@ -1,0 +1,1 @@
+"""Sockets, TLS and DNS: the only layer that touches them."""

@@ -1,0 +1,1 @@
+"""Dispatchers over connections: one origin, many connections, many origins."""
