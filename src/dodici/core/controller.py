@@ -30,6 +30,9 @@ class DispatchController(ABC):
 
     __slots__ = ()
 
+    http_version: str = "1.1"
+    """What the response came by: ``"1.0"``, ``"1.1"``, ``"2"``; known from the response's head on."""
+
     @property
     @abstractmethod
     def aborted(self) -> bool:
@@ -124,6 +127,7 @@ class Exchange(DispatchController):
         "deadline",
         "done",
         "handler",
+        "http_version",
         "loop",
         "options",
         "retried",
@@ -147,6 +151,7 @@ class Exchange(DispatchController):
         self.bytes_read = 0
         self.bytes_sent = 0
         self.status_code = 0
+        self.http_version = "1.1"
         self.deadline: Timer | None = None
         self.context: dict[str, Any] | None = None
 

@@ -93,7 +93,11 @@ class Dispatcher(EventEmitter, ABC):
 
     def request(self, url: str, **options: Any) -> Any:
         """`await dispatcher.request(url, method="GET", ...)`: see `dodici.request`."""
-        return _verbs().request(url, dispatcher=self, **options)
+        verbs = _api or _verbs()
+        if options:
+            return verbs.request(url, dispatcher=self, **options)
+        # The same by a shorter way: filling in two dozen defaults takes 0.8 us.
+        return verbs.exchange_plain(self, None, url)
 
     def stream(self, method: str, url: str, **options: Any) -> Any:
         """`async with dispatcher.stream("GET", url) as response`: see `dodici.stream`."""

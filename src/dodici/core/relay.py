@@ -58,9 +58,9 @@ class Relay(DispatchController):
         return self._inner
 
     @property
-    def http_version(self) -> str:
-        """The protocol that the inner exchange runs over, such as `"1.1"`."""
-        return getattr(self._inner, "http_version", "1.1")
+    def http_version(self) -> str:  # type: ignore[override]
+        """What the response came by."""
+        return "1.1" if self._inner is None else self._inner.http_version
 
     def attach(self, inner: DispatchController) -> None:
         """Forward to `inner` from now on. On the loop's thread."""
@@ -137,5 +137,13 @@ class Relay(DispatchController):
             self._on_abort(self._reason)
 
     def __repr__(self) -> str:
-        state = "ended" if self._closed else "aborted" if self._reason else "paused" if self._paused else "running"
+        state = (
+            "ended"
+            if self._closed
+            else "aborted"
+            if self._reason
+            else "paused"
+            if self._paused
+            else "running"
+        )
         return f"<Relay {state}>"

@@ -157,20 +157,17 @@ class H1Connection(asyncio.Protocol):
     def idle(self) -> bool:
         return not self._running and not self._fresh and self._starting is None
 
-    def accepts(self, exchange: Exchange) -> bool:
-        """Whether `exchange` may be assigned now, by the rules of pipelining (RFC 9112 9.3.2)."""
+    def offer(self, exchange: Exchange) -> bool:
+        """Take an exchange, if the rules of pipelining (RFC 9112 9.3.2) let it be written now."""
         if self.closing or self._exclusive or self._blocked or self.dead:
             return False
-        if self._running or self._fresh or self._starting is not None:
-            options = exchange.options
-            return options.plain and options.idempotent is True
-        return True
-
-    def assign(self, exchange: Exchange) -> None:
-        """Take an exchange that `accepts` agreed to."""
+        options = exchange.options
+        if (self._running or self._fresh or self._starting is not None) and not (
+            options.plain and options.idempotent
+        ):
+            return False
         exchange.carrier = self
         self._fresh.append(exchange)
-        options = exchange.options
         owner = self.owner
         if options.blocking and owner.limit > 1:
             self._blocked = True
@@ -181,6 +178,7 @@ class H1Connection(asyncio.Protocol):
         if not self._staged:
             self._staged = True
             self._services.batch.add(self)
+        return True
 
     def _maybe_last(self, last: bool) -> None:
         limit = self._settings.max_requests
@@ -213,16 +211,17 @@ class H1Connection(asyncio.Protocol):
         """Write what was assigned since the last flush."""
         self._staged = False
         fresh = self._fresh
-        was_waiting = bool(self._running)
+        running = self._running
+        host = self._settings.host
+        was_waiting = bool(running)
         parts: list[bytes | memoryview] = []
         while fresh and not self.dead:
             exchange = fresh.popleft()
             self._starting = exchange
             exchange.attempt += 1
             try:
-                exchange.handler.on_request_start(
-                    exchange, exchange.context if exchange.context is not None else {}
-                )
+                context = exchange.context
+                exchange.handler.on_request_start(exchange, {} if context is None else context)
             except BaseException as error:
                 self._starting = None
                 self._not_started(exchange, error)
@@ -232,35 +231,41 @@ class H1Connection(asyncio.Protocol):
                 self._not_started(exchange, None)
                 continue
             if self.dead:
-                fresh.appendleft(exchange)
+                # The callback closed the client, whose `kill` could not see this one.
+                self.owner.connection_gone(self, InformationalError("closed"), [exchange], None, False)
                 break
-            self._running.append(exchange)
-            self._write_request(exchange, parts)
+            running.append(exchange)
+            cache = exchange.options.wire_cache
+            if cache is not None and cache[0] is host and not self.closing:
+                data = cache[1]
+            else:
+                data = self._encode(exchange)
+                if data is None:
+                    continue  # its body has a task of its own, which writes the head, too
+            exchange.bytes_sent = len(data)
+            parts.append(data)
+            if diagnostics.CLIENT_SEND_HEADERS.subscribers or diagnostics.REQUEST_BODY_SENT.subscribers:
+                self._publish_sent(exchange, data)
         if parts and not self.dead:
             self.transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
             if not was_waiting:
-                self._arm_headers(self._running[0])
+                self._arm_headers(running[0])
 
-    def _write_request(self, exchange: Exchange, parts: list[bytes | memoryview]) -> None:
+    def _encode(self, exchange: Exchange) -> bytes | None:
+        """The whole request, remembered with its options; None if the body is to be streamed."""
         options = exchange.options
-        settings = self._settings
+        if options.body_kind > BYTES or (options.payload is not None and _streams(options)):
+            self._exclusive = True
+            self._writer = BodyWriter(self, exchange, self._loop, strict=self._settings.strict_content_length)
+            return None
+        host = self._settings.host
         close = self.closing and not self._fresh
-        cache = options.wire_cache
-        if cache is not None and cache[0] is settings.host and cache[1] is close:
-            data = cache[2]
-        else:
-            if options.body_kind > BYTES or (options.payload is not None and _streams(options)):
-                self._exclusive = True
-                self._writer = BodyWriter(self, exchange, self._loop, strict=settings.strict_content_length)
-                return
-            data = encode_head(options, settings.host, body_length(options), close=close)
-            if options.payload is not None:
-                data += options.payload
-            object.__setattr__(options, "wire_cache", (settings.host, close, data))
-        exchange.bytes_sent = len(data)
-        parts.append(data)
-        if diagnostics.CLIENT_SEND_HEADERS.subscribers or diagnostics.REQUEST_BODY_SENT.subscribers:
-            self._publish_sent(exchange, data)
+        data = encode_head(options, host, body_length(options), close=close)
+        if options.payload is not None:
+            data += options.payload
+        if not close:
+            object.__setattr__(options, "wire_cache", (host, data))
+        return data
 
     def _publish_sent(self, exchange: Exchange, data: bytes) -> None:
         head = data[: data.index(b"\r\n\r\n") + 4].decode("latin-1")
@@ -448,6 +453,8 @@ class H1Connection(asyncio.Protocol):
             if taken is not None:
                 return taken
         exchange.status_code = status
+        if not head.minor:
+            exchange.http_version = "1.0"
         self._head = head
         if self._writer is not None and self._writer.holding:
             # A final answer instead of 100: the body is never sent, and the connection cannot go on.
@@ -524,29 +531,32 @@ class H1Connection(asyncio.Protocol):
         if not exchange.options.plain:
             self._exclusive = False
         exchange.end()
+        if diagnostics.REQUEST_TRAILERS.subscribers:
+            diagnostics.REQUEST_TRAILERS.publish({"request": exchange, "trailers": trailers})
         owner = self.owner
         if keep:
             owner.release(exchange)
-            self._ended(exchange, trailers)
+            try:
+                exchange.handler.on_response_end(exchange, trailers)
+            except Exception as error:
+                self._end_raised(exchange, error)
             owner.refill()
         else:
             # Not one byte more may be taken for a response: the parser stops before the callback is made.
             self._parser.stop()
             self.closing = True
             owner.release(exchange)
-            self._ended(exchange, trailers)
+            try:
+                exchange.handler.on_response_end(exchange, trailers)
+            except Exception as error:
+                self._end_raised(exchange, error)
             self.kill(InformationalError("reset: the connection is not kept alive"))
         return bool(running)
 
-    def _ended(self, exchange: Exchange, trailers: Headers) -> None:
-        if diagnostics.REQUEST_TRAILERS.subscribers:
-            diagnostics.REQUEST_TRAILERS.publish({"request": exchange, "trailers": trailers})
-        try:
-            exchange.handler.on_response_end(exchange, trailers)
-        except Exception as error:
-            # The response is complete, so the connection is as good as ever; the handler learns of its mistake.
-            exchange.done = False
-            exchange.fail(error)
+    def _end_raised(self, exchange: Exchange, error: BaseException) -> None:
+        # The response is complete, so the connection is as good as ever; the handler learns of its mistake.
+        exchange.done = False
+        exchange.fail(error)
 
     def _raised(self, exchange: Exchange, error: BaseException) -> None:
         self.kill(InformationalError("a callback raised"), failing=exchange, error=error)

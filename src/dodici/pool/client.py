@@ -33,8 +33,22 @@ _GOODBYE_SECONDS = 3.0
 """How long closing waits for a connection's shutdown before it is cut."""
 
 
+async def goodbye(connections: set[H1Connection]) -> None:
+    """Wait until these connections are closed, and cut those that take too long."""
+    closing = [connection.closed for connection in connections if connection.transport is not None]
+    if closing:
+        _, late = await asyncio.wait(closing, timeout=_GOODBYE_SECONDS)
+        if late:
+            for connection in list(connections):
+                connection.transport.abort()
+            await asyncio.wait(late, timeout=_GOODBYE_SECONDS)
+
+
 class Parent(Protocol):
     """A pool, as its clients see it."""
+
+    sockets: set[H1Connection]
+    """Every connection of the pool that is not closed yet."""
 
     def client_free(self, client: Client) -> None:
         """The client can take more. Called before the terminal callback of the exchange that made room."""
@@ -96,7 +110,7 @@ class Client(BaseDispatcher):
         self._queue = ExchangeQueue()
         self._connection: H1Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._dying: set[H1Connection] = set()
+        self.sockets: set[H1Connection] = set() if parent is None else parent.sockets
         self._size = 0
         self._retries = 0
         self._drain_due = False
@@ -120,6 +134,8 @@ class Client(BaseDispatcher):
         self._pipelining = value
         self.limit = max(1, value)
         self.single_use = value == 0
+        if self.busy and self._size < self.limit:
+            self._has_room()
         self.busy = self._size >= self.limit
         self.refill()
 
@@ -160,8 +176,12 @@ class Client(BaseDispatcher):
         if size >= self.limit:
             self.busy = True
         connection = self._connection
-        if connection is not None and size <= self.limit and not self._queue.waiting and self._fits(connection, exchange):
-            connection.assign(exchange)
+        if (
+            connection is not None
+            and size <= self.limit
+            and not self._queue.waiting
+            and (connection.offer(exchange) if not self._tls else self._offer(connection, exchange))
+        ):
             return
         exchange.carrier = self
         self._queue.push(exchange)
@@ -170,20 +190,23 @@ class Client(BaseDispatcher):
         else:
             self.refill()
 
-    def _fits(self, connection: H1Connection, exchange: Exchange) -> bool:
+    def _offer(self, connection: H1Connection, exchange: Exchange) -> bool:
         if self._tls and self._server_name(exchange.options) != connection.server_name:
             if connection.idle:
                 connection.kill(InformationalError("server name changed"))
             return False
-        return connection.accepts(exchange)
+        return connection.offer(exchange)
 
     def release(self, exchange: Exchange) -> None:
         self._size -= 1
         if self.busy and self._size < self.limit:
-            self.busy = False
-            self._drain_due = True
-            if self._parent is not None:
-                self._parent.client_free(self)
+            self._has_room()
+
+    def _has_room(self) -> None:
+        self.busy = False
+        self._drain_due = True
+        if self._parent is not None:
+            self._parent.client_free(self)
 
     def refill(self) -> None:
         queue = self._queue
@@ -197,12 +220,11 @@ class Client(BaseDispatcher):
             if self._size - queue.waiting >= self.limit:
                 break
             exchange = queue.peek()
-            if exchange is None or not self._fits(connection, exchange):
+            if exchange is None or not self._offer(connection, exchange):
                 if self._connection is not connection:
                     continue
                 break
             queue.pop()
-            connection.assign(exchange)
         if self._parent is not None:
             self._parent.client_refilled(self)
         elif self._drain_due and not self.busy:
@@ -241,9 +263,8 @@ class Client(BaseDispatcher):
 
     def _start_connecting(self, exchange: Exchange) -> None:
         if self._connecting is None and not self._destroyed:
-            assert self._loop is not None or self._bind()
-            name = self._server_name(exchange.options) if self._tls else None
             assert self._loop is not None
+            name = self._server_name(exchange.options) if self._tls else None
             self._connecting = self._loop.create_task(self._make_connection(name))
 
     async def _make_connection(self, server_name: str | None) -> None:
@@ -283,12 +304,9 @@ class Client(BaseDispatcher):
         assert self._loop is not None
         connection = H1Connection(self, self._settings, self._services, self._loop)
         made.append(connection)
-        self._dying.add(connection)
-        connection.closed.add_done_callback(lambda _: self._connection_closed(connection))
+        self.sockets.add(connection)
+        connection.closed.add_done_callback(lambda _: self.sockets.discard(connection))
         return connection
-
-    def _connection_closed(self, connection: H1Connection) -> None:
-        self._dying.discard(connection)
 
     def _connect_failed(self, error: DodiciError) -> None:
         waiting = self._queue.clear()
@@ -351,8 +369,16 @@ class Client(BaseDispatcher):
         while self._size:
             await self._drained()
         self._destroyed = True
+        await self.shut()
+        await goodbye(self.sockets)
+
+    async def shut(self) -> None:
+        """Begin to close the idle connection, or give up making one."""
         self.retire("closed")
-        await self._gone()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.wait((connecting,))
 
     def _fail_queue(self) -> None:
         error = self._destroy_error or ClientDestroyedError()
@@ -361,29 +387,22 @@ class Client(BaseDispatcher):
         for exchange in waiting:
             exchange.fail(error)
 
+    def fail_all(self, error: BaseException) -> None:
+        """Destroy: fail everything with `error`, now."""
+        self._closed = self._destroyed = True
+        self._fail_all(error)
+
     def _fail_all(self, error: BaseException) -> None:
         self._destroy_error = error
         self._fail_queue()
-        if self._connecting is not None:
-            self._connecting.cancel()
         if self._connection is not None:
             kind = error if isinstance(error, DodiciError) else ClientDestroyedError()
             self._connection.kill(kind)
         self._wake()
 
     async def _gone(self) -> None:
-        """Wait until every socket is closed, and cut those that take too long."""
-        if self._connecting is not None:
-            connecting, self._connecting = self._connecting, None
-            connecting.cancel()
-            await asyncio.wait((connecting,))
-        closing = [connection.closed for connection in self._dying if connection.transport is not None]
-        if closing:
-            _, late = await asyncio.wait(closing, timeout=_GOODBYE_SECONDS)
-            if late:
-                for connection in list(self._dying):
-                    connection.transport.abort()
-                await asyncio.wait(late, timeout=_GOODBYE_SECONDS)
+        await self.shut()
+        await goodbye(self.sockets)
 
 
 def _copy(error: DodiciError) -> DodiciError:

@@ -15,8 +15,9 @@ from typing import Any
 from ..core.controller import Exchange
 from ..core.handler import Handler
 from ..core.options import DispatchOptions, check_count, check_seconds
+from ..net.h1_conn import H1Connection
 from .base import BaseDispatcher, Origin
-from .client import Client
+from .client import Client, goodbye
 from .options import client_options
 from .queue import ExchangeQueue
 from .stats import PoolStats
@@ -57,6 +58,8 @@ class Pool(BaseDispatcher):
         self._settings = self._options.settings(self._place.netloc)
         self._connect = self._options.connector()
         self._clients: dict[Client, None] = {}
+        self._ending: list[Client] = []
+        self.sockets: set[H1Connection] = set()
         self._free: deque[Client] = deque()
         self._queue = ExchangeQueue()
         self._needs_drain = False
@@ -208,19 +211,20 @@ class Pool(BaseDispatcher):
     async def _close(self) -> None:
         while not self._is_drained():
             await self._drained()
-        clients = list(self._clients)
-        await asyncio.gather(*(client.close() for client in clients))
         self._destroyed = True
+        self._ending = list(self._clients)
+        await self._gone()
 
     def _fail_all(self, error: BaseException) -> None:
         for exchange in self._queue.clear():
             exchange.fail(error)
-        for client in list(self._clients):
-            client._closed = client._destroyed = True
-            client._fail_all(error)
+        self._ending = list(self._clients)
+        for client in self._ending:
+            client.fail_all(error)
         self._wake()
 
     async def _gone(self) -> None:
-        await asyncio.gather(*(client._gone() for client in list(self._clients)))
+        await asyncio.gather(*(client.shut() for client in self._ending))
+        await goodbye(self.sockets)
 
 

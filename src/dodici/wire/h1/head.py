@@ -56,11 +56,12 @@ class Head:
 class HeadCache:
     """Heads by their bytes, at most 512 of at most 2 KiB."""
 
-    __slots__ = ("_heads", "max_header_size")
+    __slots__ = ("known", "max_header_size")
 
     def __init__(self, max_header_size: int) -> None:
         self.max_header_size = max_header_size
-        self._heads: dict[bytes, Head] = {}
+        self.known: dict[bytes, Head] = {}
+        """For those who want to spare a call; `parse` looks here first."""
 
     def parse(self, block: bytes) -> Head:
         """The head in `block`, which ends with an empty line.
@@ -68,17 +69,17 @@ class HeadCache:
         Raises:
             HTTPParserError, HeadersOverflowError: it is not one that RFC 9112 allows.
         """
-        head = self._heads.get(block)
+        head = self.known.get(block)
         if head is None:
             head = parse_head(block, self.max_header_size)
             if len(block) <= _CACHED_BLOCK and "set-cookie" not in head.headers:
-                if len(self._heads) >= _CACHED_HEADS:
-                    self._heads.clear()
-                self._heads[block] = head
+                if len(self.known) >= _CACHED_HEADS:
+                    self.known.clear()
+                self.known[block] = head
         return head
 
     def __len__(self) -> int:
-        return len(self._heads)
+        return len(self.known)
 
 
 def parse_head(block: bytes, max_header_size: int) -> Head:

@@ -70,11 +70,12 @@ class Sink(Protocol):
 class ResponseParser:
     """Parses the responses of one connection."""
 
-    __slots__ = ("_extensions", "_heads", "_informational", "_left", "_scan", "_sink", "_state", "paused", "rest")
+    __slots__ = ("_extensions", "_heads", "_informational", "_known", "_left", "_scan", "_sink", "_state", "paused", "rest")
 
     def __init__(self, sink: Sink, heads: HeadCache) -> None:
         self._sink = sink
         self._heads = heads
+        self._known = heads.known
         self._state = HEAD
         self._left = 0
         self._scan = 0
@@ -112,136 +113,135 @@ class ResponseParser:
         if self.rest:
             data = self.rest + data
             self.rest = b""
+        position = 0
+        size = len(data)
+        sink = self._sink
         try:
-            position = self._run(data, len(data))
+            while not self.paused:
+                state = self._state
+                if state == HEAD:
+                    end = data.find(b"\r\n\r\n", position + self._scan)
+                    if end < 0 or data[position] == 13:
+                        if position == size:
+                            break
+                        skipped = self._skip_leading_line(data, position)
+                        if skipped:
+                            position += skipped
+                            continue
+                        self._check_partial_head(data, position, size)
+                        break
+                    self._scan = 0
+                    end += 4
+                    block = data if end == size and not position else data[position:end]
+                    head = self._known.get(block) or self._heads.parse(block)
+                    position = end
+                    answer = sink.on_head(head)
+                    if self._state != HEAD:
+                        continue
+                    if answer == TAKEN_OVER:
+                        self._state = TUNNEL
+                        break
+                    if head.status_code < 200:
+                        self._informational += 1
+                        if self._informational > _INFORMATIONAL_LIMIT:
+                            raise HTTPParserError("too many informational responses", code="HPE_INVALID_STATUS")
+                        continue
+                    self._informational = 0
+                    length = head.length
+                    if answer == BODYLESS or head.status_code == 304 or length == 0:
+                        self._state = END
+                    elif length > 0:
+                        if size - position >= length and not self.paused:
+                            # The whole body came with its head: most responses, and worth a short cut.
+                            stop = position + length
+                            self._state = END
+                            sink.on_data(data[position:stop])
+                            position = stop
+                            if self.paused or self._state != END:
+                                continue
+                            self._state = HEAD
+                            if not sink.on_message(EMPTY):
+                                break
+                            continue
+                        self._state = LENGTH
+                        self._left = length
+                    elif length == CHUNKED:
+                        self._state = CHUNK_SIZE
+                        self._extensions = 0
+                    else:
+                        assert length == BODY_UNTIL_CLOSE
+                        self._state = UNTIL_CLOSE
+                elif state == LENGTH or state == CHUNK_DATA:
+                    if position == size:
+                        break
+                    left = self._left
+                    available = size - position
+                    if available < left:
+                        self._left = left - available
+                        sink.on_data(data[position:] if position else data)
+                        position = size
+                        break
+                    stop = position + left
+                    chunk = data[position:stop]
+                    position = stop
+                    self._state = END if state == LENGTH else CHUNK_END
+                    sink.on_data(chunk)
+                elif state == END:
+                    self._state = HEAD
+                    if not sink.on_message(EMPTY):
+                        break
+                elif state == CHUNK_SIZE:
+                    end = data.find(b"\n", position, position + _CHUNK_LINE_LIMIT)
+                    if end < 0:
+                        if size - position >= _CHUNK_LINE_LIMIT:
+                            raise HTTPParserError("chunk extensions too long", code="HPE_INVALID_CHUNK_SIZE")
+                        _check_partial_chunk_line(data[position:])
+                        break
+                    line = data[position : end + 1]
+                    match = _CHUNK_LINE(line)
+                    if match is None:
+                        raise HTTPParserError("invalid chunk size", code="HPE_INVALID_CHUNK_SIZE", data=line)
+                    position = end + 1
+                    self._extensions += len(line) - len(match[1]) - 2
+                    if self._extensions > _CHUNK_EXTENSIONS_LIMIT:
+                        raise HTTPParserError("too many chunk extensions", code="HPE_INVALID_CHUNK_SIZE")
+                    self._left = int(match[1], 16)
+                    self._state = CHUNK_DATA if self._left else TRAILERS
+                elif state == CHUNK_END:
+                    if size - position < 2:
+                        if position < size and data[position] != 13:
+                            raise HTTPParserError("chunk data too long", code="HPE_STRICT", data=data[position:])
+                        break
+                    if data[position : position + 2] != b"\r\n":
+                        raise HTTPParserError("chunk data not followed by CRLF", code="HPE_STRICT", data=data[position:])
+                    position += 2
+                    self._state = CHUNK_SIZE
+                elif state == TRAILERS:
+                    if data.startswith(b"\r\n", position):
+                        position += 2
+                        trailers = EMPTY
+                    else:
+                        end = data.find(b"\r\n\r\n", position)
+                        if end < 0:
+                            self._check_partial_fields(data, position, size)
+                            break
+                        trailers = self._parse_trailers(data[position : end + 4])
+                        position = end + 4
+                    self._state = HEAD
+                    if not sink.on_message(trailers):
+                        break
+                elif state == UNTIL_CLOSE:
+                    if position < size:
+                        sink.on_data(data[position:] if position else data)
+                    position = size
+                    break
+                else:
+                    break
         except DodiciError:
             self.stop()
             raise
-        if self._state != DEAD and position < len(data):
+        if position < size and self._state != DEAD:
             self.rest = data[position:] if position else data
-
-    def _run(self, data: bytes, size: int) -> int:
-        """Parse from the start of `data`; returns how much was used."""
-        position = 0
-        sink = self._sink
-        while not self.paused:
-            state = self._state
-            if state == HEAD:
-                end = data.find(b"\r\n\r\n", position + self._scan)
-                if end < 0 or data[position] == 13:
-                    if position == size:
-                        return position
-                    skipped = self._skip_leading_line(data, position)
-                    if skipped:
-                        position += skipped
-                        continue
-                    self._check_partial_head(data, position, size)
-                    return position
-                self._scan = 0
-                end += 4
-                head = self._heads.parse(data if end == size and not position else data[position:end])
-                position = end
-                answer = sink.on_head(head)
-                if self._state != HEAD:
-                    continue
-                if answer == TAKEN_OVER:
-                    self._state = TUNNEL
-                    return position
-                if head.status_code < 200:
-                    self._informational += 1
-                    if self._informational > _INFORMATIONAL_LIMIT:
-                        raise HTTPParserError("too many informational responses", code="HPE_INVALID_STATUS")
-                    continue
-                self._informational = 0
-                length = head.length
-                if answer == BODYLESS or head.status_code == 304 or length == 0:
-                    self._state = END
-                elif length > 0:
-                    if size - position >= length and not self.paused:
-                        # The whole body came with its head: most responses, and worth a short cut.
-                        stop = position + length
-                        self._state = END
-                        sink.on_data(data[position:stop])
-                        position = stop
-                        if self.paused or self._state != END:
-                            continue
-                        self._state = HEAD
-                        if not sink.on_message(EMPTY):
-                            return position
-                        continue
-                    self._state = LENGTH
-                    self._left = length
-                elif length == CHUNKED:
-                    self._state = CHUNK_SIZE
-                    self._extensions = 0
-                else:
-                    assert length == BODY_UNTIL_CLOSE
-                    self._state = UNTIL_CLOSE
-            elif state == LENGTH or state == CHUNK_DATA:
-                if position == size:
-                    return position
-                left = self._left
-                available = size - position
-                if available < left:
-                    self._left = left - available
-                    sink.on_data(data[position:] if position else data)
-                    return size
-                stop = position + left
-                chunk = data[position:stop]
-                position = stop
-                self._state = END if state == LENGTH else CHUNK_END
-                sink.on_data(chunk)
-            elif state == END:
-                self._state = HEAD
-                if not sink.on_message(EMPTY):
-                    return position
-            elif state == CHUNK_SIZE:
-                end = data.find(b"\n", position, position + _CHUNK_LINE_LIMIT)
-                if end < 0:
-                    if size - position >= _CHUNK_LINE_LIMIT:
-                        raise HTTPParserError("chunk extensions too long", code="HPE_INVALID_CHUNK_SIZE")
-                    _check_partial_chunk_line(data[position:])
-                    return position
-                line = data[position : end + 1]
-                match = _CHUNK_LINE(line)
-                if match is None:
-                    raise HTTPParserError("invalid chunk size", code="HPE_INVALID_CHUNK_SIZE", data=line)
-                position = end + 1
-                self._extensions += len(line) - len(match[1]) - 2
-                if self._extensions > _CHUNK_EXTENSIONS_LIMIT:
-                    raise HTTPParserError("too many chunk extensions", code="HPE_INVALID_CHUNK_SIZE")
-                self._left = int(match[1], 16)
-                self._state = CHUNK_DATA if self._left else TRAILERS
-            elif state == CHUNK_END:
-                if size - position < 2:
-                    if position < size and data[position] != 13:
-                        raise HTTPParserError("chunk data too long", code="HPE_STRICT", data=data[position:])
-                    return position
-                if data[position : position + 2] != b"\r\n":
-                    raise HTTPParserError("chunk data not followed by CRLF", code="HPE_STRICT", data=data[position:])
-                position += 2
-                self._state = CHUNK_SIZE
-            elif state == TRAILERS:
-                if data.startswith(b"\r\n", position):
-                    position += 2
-                    trailers = EMPTY
-                else:
-                    end = data.find(b"\r\n\r\n", position)
-                    if end < 0:
-                        self._check_partial_fields(data, position, size)
-                        return position
-                    trailers = self._parse_trailers(data[position : end + 4])
-                    position = end + 4
-                self._state = HEAD
-                if not sink.on_message(trailers):
-                    return position
-            elif state == UNTIL_CLOSE:
-                if position < size:
-                    sink.on_data(data[position:] if position else data)
-                return size
-            else:
-                return position
-        return position
 
     def end_of_stream(self) -> None:
         """The peer will send no more. Completes a body that is framed by the end.

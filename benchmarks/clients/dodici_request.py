@@ -1,0 +1,55 @@
+"""dodici's request: one Pool, the response's body read as a whole or iterated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness import Client, Job, main
+
+import dodici
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+def make_pool(job: Job) -> dodici.Pool:
+    """The pool both drivers use: plain defaults, and the run's authority for TLS."""
+    context = job.ssl_context()
+    connect = {} if context is None else {"ssl_context": context}
+    return dodici.Pool(job.origin, connections=job.connections, pipelining=job.pipelining, connect=connect)
+
+
+class DodiciRequest(Client):
+    package = "dodici"
+    absolute = False
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.pool: dodici.Pool
+
+    async def open(self) -> None:
+        self.pool = make_pool(self.job)
+
+    async def close(self) -> None:
+        await self.pool.close()
+
+    async def get(self, target: str) -> int:
+        response = await self.pool.request(target, method="GET")
+        return len(await response.bytes())
+
+    async def stream(self, target: str) -> int:
+        received = 0
+        async with self.pool.stream("GET", target) as response:
+            async for chunk in response.body:
+                received += len(chunk)
+        return received
+
+    async def send(self, target: str, body: bytes | AsyncIterator[bytes]) -> int:
+        response = await self.pool.request(target, method="POST", body=body)
+        return len(await response.bytes())
+
+    send_stream = send
+
+
+if __name__ == "__main__":
+    main(DodiciRequest)

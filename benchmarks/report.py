@@ -1,0 +1,200 @@
+"""From measurements to tables: on the screen, as a page, as JSON and as a block of the README.
+
+Ratios compare like with like: a dispatch with undici's faster dispatch, a request with undici's
+request; "other Python" is the fastest Python client that is not dodici. Of the rounds of a
+contender the median one is shown, as a whole, with the extremes beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from plan import MEBIBYTE, Contender, Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+Run = dict[str, Any]
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All rounds of one contender in one scenario; `note` says why there is none."""
+
+    contender: Contender
+    scenario: Scenario
+    runs: list[Run]
+    note: str = ""
+
+    def score(self, run: Run) -> float:
+        """What is compared; more is better."""
+        if self.scenario.table == "idle":
+            return 1 / self.each(run)
+        return float(run["requests"] / run["seconds"])
+
+    def each(self, run: Run) -> float:
+        """Bytes that one idle connection costs."""
+        grown = (run["rss_after_kib"] - run["rss_before_kib"]) * 1024
+        return float(max(grown, 1) / max(run["connections"], 1))
+
+    @property
+    def median(self) -> Run:
+        """The round in the middle."""
+        return sorted(self.runs, key=self.score)[(len(self.runs) - 1) // 2]
+
+    @property
+    def value(self) -> float:
+        """The score of the median round."""
+        return self.score(self.median)
+
+
+class Board:
+    """The outcomes of a whole run, by scenario."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[Outcome]] = {}
+        self.scenarios: dict[str, Scenario] = {}
+
+    def add(self, scenario: Scenario, outcomes: list[Outcome]) -> None:
+        """Take in one finished scenario."""
+        self.scenarios[scenario.name] = scenario
+        self.rows[scenario.name] = outcomes
+
+    def best(self, name: str, group: str, api: str = "") -> float:
+        """The best score of a group in a scenario; 0 if nobody of it was there."""
+        values = [
+            row.value
+            for row in self.rows.get(name, [])
+            if row.runs and row.contender.group == group and api in {"", row.contender.api}
+        ]
+        return max(values, default=0.0)
+
+    def ratios(self, row: Outcome) -> tuple[str, str]:
+        """Against undici's same interface, and against the fastest other Python client."""
+        if row.contender.group == "limit":
+            return "", ""
+        scenario = row.scenario
+        undici = self.best(scenario.name, "undici", row.contender.api)
+        # Where the other Python clients cannot take part, their plain numbers are the rival.
+        python = self.best(scenario.baseline or scenario.name, "python")
+        return _ratio(row.value, undici), _ratio(row.value, python)
+
+    def table(self, name: str) -> list[list[str]]:
+        """One scenario as rows of words; the first row is the head."""
+        scenario = self.scenarios[name]
+        head, cells = _TABLES[scenario.table]
+        lines = [["client", *head, "vs undici", "vs other Python"]]
+        for row in self.rows[name]:
+            if row.runs:
+                lines.append([row.contender.name, *cells(row), *self.ratios(row)])
+            else:
+                lines.append([row.contender.name, row.note, *[""] * (len(lines[0]) - 2)])
+        return lines
+
+    def as_json(self, facts: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
+        """Everything, as it is written to results.json."""
+        scenarios: dict[str, Any] = {}
+        for name, rows in self.rows.items():
+            clients: dict[str, Any] = {}
+            for row in rows:
+                if not row.runs:
+                    clients[row.contender.name] = {"note": row.note}
+                    continue
+                undici, python = self.ratios(row)
+                clients[row.contender.name] = {
+                    "median": row.median,
+                    "vs_undici": float(undici.rstrip("x")) if undici else None,
+                    "vs_other_python": float(python.rstrip("x")) if python else None,
+                    "runs": row.runs,
+                }
+            scenarios[name] = {"title": self.scenarios[name].title, "clients": clients}
+        return {"machine": facts, "settings": settings, "scenarios": scenarios}
+
+
+def _ratio(value: float, base: float) -> str:
+    return f"{value / base:.2f}x" if base else ""
+
+
+def _spread(row: Outcome, scale: float) -> str:
+    values = [row.score(run) * scale for run in row.runs]
+    return f"{min(values):,.0f}-{max(values):,.0f}"
+
+
+def _rate_cells(row: Outcome) -> list[str]:
+    run = row.median
+    return [
+        f"{row.value:,.0f}",
+        _spread(row, 1),
+        f"{run['cpu_seconds'] / run['requests'] * 1e6:.1f}",
+        f"{run['p50_us'] / 1e3:.2f}",
+        f"{run['p99_us'] / 1e3:.2f}",
+    ]
+
+
+def _body_cells(row: Outcome) -> list[str]:
+    run, job = row.median, row.scenario.job
+    size = max(int(job.get("size", 0)), int(job.get("upload", 0)))
+    per_gib = run["cpu_seconds"] / (run["requests"] * size) * (1 << 30)
+    before = run["rss_before_kib"]
+    grown = f"{(run['max_rss_kib'] - before) / 1024:.1f}" if before is not None else ""
+    scale = size / MEBIBYTE
+    return [f"{row.value * scale:,.0f}", _spread(row, scale), f"{per_gib:.2f}", grown]
+
+
+def _idle_cells(row: Outcome) -> list[str]:
+    run = row.median
+    peak = (run["max_rss_kib"] - run["rss_before_kib"]) / 1024
+    rate = run["connections"] / run["seconds"]
+    return [f"{run['connections']:,}", f"{row.each(run):,.0f}", f"{peak:,.0f}", f"{rate:,.0f}"]
+
+
+_TABLES = {
+    "rate": (["req/s", "range", "CPU us/req", "p50 ms", "p99 ms"], _rate_cells),
+    "body": (["MiB/s", "range", "CPU s/GiB", "peak RSS growth MiB"], _body_cells),
+    "idle": (["connections", "bytes each", "peak MiB", "opened/s"], _idle_cells),
+}
+
+
+def plain(lines: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned text."""
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    # A note stands in the second cell and may be long: it must not widen the column.
+    widths[1] = min(widths[1], 14)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table, dodici's in bold."""
+    head, *body = lines
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    shown = [
+        [f"**{cell}**" if cell and line[0].startswith("dodici") else cell for cell in line] for line in body
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *shown])
+
+
+def write_json(path: Path, board: Board, facts: dict[str, str], settings: dict[str, Any]) -> None:
+    """Write results.json."""
+    path.write_text(json.dumps(board.as_json(facts, settings), indent=1) + "\n")
+
+
+def replace_block(readme: Path, block: str) -> bool:
+    """Put `block` between the two marks of the README; False if they are not there."""
+    if not readme.exists():
+        return False
+    before, begin, rest = readme.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        return False
+    readme.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")
+    return True
