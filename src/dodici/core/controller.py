@@ -26,7 +26,8 @@ _first_reason_wins = threading.Lock()
 
 class DispatchController(ABC):
     """Pauses, resumes and aborts one exchange. Every method may be called from any thread, at any time,
-    any number of times, and does nothing after the end."""
+    any number of times, and does nothing after the end.
+    """
 
     __slots__ = ()
 
@@ -215,15 +216,11 @@ class Exchange(DispatchController):
         self.deadline.arm(seconds)
 
     def _on_deadline(self) -> None:
-        seconds = self.options.timeout
-        error = RequestTimeoutError(f"request did not end within {seconds:g} s (timeout)")
-        if self._reason is None:
-            self._reason = error
-        if not self.done:
-            if self.carrier is not None:
-                self.carrier.abort_exchange(self, error)
-            else:
-                self.fail(error)
+        with _first_reason_wins:
+            if self._reason is None:
+                seconds = self.options.timeout
+                self._reason = RequestTimeoutError(f"request did not end within {seconds:g} s (timeout)")
+        self._abort()
 
     def end(self) -> None:
         """Mark the exchange as ended. The caller then makes the terminal callback."""
@@ -263,7 +260,9 @@ class Exchange(DispatchController):
         )
 
     def __repr__(self) -> str:
-        state = "ended" if self.done else "paused" if self._paused else "aborted" if self._reason else "running"
+        state = (
+            "ended" if self.done else "paused" if self._paused else "aborted" if self._reason else "running"
+        )
         return f"<Exchange {self.options.method} {self.options.path} {state}>"
 
 

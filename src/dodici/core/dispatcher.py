@@ -121,7 +121,8 @@ class Dispatcher(EventEmitter, ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        if not self.destroyed:
+            await self.close()
 
 
 def _flatten(interceptors: Iterable[Any]) -> Iterable[Any]:

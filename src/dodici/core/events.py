@@ -35,13 +35,18 @@ class EventEmitter:
     def off(self, event: str, listener: Listener) -> bool:
         """Stop calling `listener`; False if it was not registered."""
         event = _known(event)
-        entries = (self._listeners or {}).get(event, ())
-        for index, entry in enumerate(entries):
+        for entry in (self._listeners or {}).get(event, ()):
             if entry[0] == listener:
-                assert self._listeners is not None
-                self._listeners[event] = entries[:index] + entries[index + 1 :]
+                self._forget(event, entry)
                 return True
         return False
+
+    def _forget(self, event: str, entry: tuple[Listener, bool]) -> None:
+        assert self._listeners is not None
+        entries = list(self._listeners.get(event, ()))
+        if entry in entries:
+            entries.remove(entry)
+            self._listeners[event] = tuple(entries)
 
     def _listen(self, event: str, listener: Listener, once: bool) -> Listener:
         event = _known(event)
@@ -55,9 +60,10 @@ class EventEmitter:
     def emit(self, event: str, *args: Any) -> bool:
         """Call the listeners of `event`; False if there are none. One that raises is logged."""
         entries = (self._listeners or {}).get(event, ())
-        for listener, once in entries:
+        for entry in entries:
+            listener, once = entry
             if once:
-                self.off(event, listener)
+                self._forget(event, entry)
             try:
                 listener(*args)
             except Exception:

@@ -50,7 +50,8 @@ class DispatchHandler:
 
     def on_response_error(self, controller: DispatchController, error: BaseException) -> None:
         """The exchange failed: a `DodiciError`, what a callback or body source raised, or the reason
-        that was given to `abort()`. May not raise."""
+        that was given to `abort()`. May not raise.
+        """
 
     def on_request_upgrade(
         self, controller: DispatchController, status_code: int, headers: Headers, socket: Any

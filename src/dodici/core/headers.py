@@ -110,7 +110,7 @@ class Headers(Mapping[str, str]):
 
     def without(self, *names: str) -> Headers:
         """These fields less those named."""
-        gone = {name.lower().encode("latin-1") for name in names}
+        gone = {name.lower().encode("latin-1", "replace") for name in names}
         return Headers.from_raw(tuple(pair for pair in self.raw if pair[0].lower() not in gone))
 
     def __repr__(self) -> str:
@@ -135,7 +135,9 @@ def _name(name: object) -> bytes:
     else:
         raise InvalidArgumentError(f"header name must be a str, not {type(name).__name__}")
     if TOKEN(raw) is None:
-        raise InvalidArgumentError(f"invalid header name {name!r}: use letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 5.1)")
+        raise InvalidArgumentError(
+            f"invalid header name {name!r}: use letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 5.1)"
+        )
     return raw
 
 
@@ -150,13 +152,20 @@ def _value(name: bytes, value: object) -> bytes:
     elif isinstance(value, bytes | bytearray):
         raw = bytes(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        raw = str(value).encode("ascii")
+        try:
+            raw = str(value).encode("latin-1")
+        except ValueError:  # an int of thousands of digits, or a subclass that prints itself otherwise
+            raise InvalidArgumentError(
+                f"header {name.decode()!r} has a number that cannot be written"
+            ) from None
     else:
         raise InvalidArgumentError(
             f"header {name.decode()!r} must be a str, bytes or number, not {type(value).__name__}"
         )
     if _VALUE(raw) is None:
-        raise InvalidArgumentError(f"header {name.decode()!r} has CR, LF, NUL or another control character in its value")
+        raise InvalidArgumentError(
+            f"header {name.decode()!r} has CR, LF, NUL or another control character in its value"
+        )
     return raw.strip(b" \t")
 
 
@@ -177,6 +186,8 @@ def checked_pairs(source: Any) -> RawHeaders:
     pairs: list[tuple[bytes, bytes]] = []
     for item in items:
         try:
+            if isinstance(item, str | bytes):
+                raise TypeError  # two characters would pass for a pair
             name, value = item
         except (TypeError, ValueError):
             raise InvalidArgumentError(f"headers must be (name, value) pairs, not {item!r}") from None

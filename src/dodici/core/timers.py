@@ -1,9 +1,13 @@
 """Coarse timers: one tick per event loop instead of one timer per request.
 
 Arming a timer is an assignment; a tick every half second looks which have passed. A timeout of one second
-or more therefore fires up to two ticks late, and never early. Shorter ones get a timer of the loop, also
-re-armed by mutation. `base` is the clock as of the last tick plus one tick, so that
+or more therefore fires up to two ticks (and a little slack) late, and never early. Shorter ones get a timer
+of the loop, also re-armed by mutation. `base` is when the next tick ends at the latest, so that
 `timer.deadline = timers.base + seconds` is never early; connections on the hot path write just that.
+
+While the loop is blocked the clock of coarse timers stands still: what was armed meanwhile was armed with
+an old `base`, and what has arrived meanwhile has not been seen. A tick that comes later than the slack
+moves all coarse deadlines by the time that was lost.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from typing import Any, Protocol
 TICK = 0.5
 COARSE = 1.0
 """Seconds from which on a timeout is coarse."""
+SLACK = 0.05
+"""Seconds that a tick may be late before it moves deadlines."""
 NEVER = float("inf")
 
 
@@ -48,6 +54,11 @@ class Timer:
                 self._cancel_handle()
                 self._handle = (deadline, clock.call_later(seconds, self._check))
 
+    @property
+    def precise(self) -> bool:
+        """Whether the deadline is kept by a timer of the loop."""
+        return self._handle is not None and self._handle[0] == self.deadline
+
     def disarm(self) -> None:
         self.deadline = NEVER
 
@@ -81,7 +92,8 @@ class Timers:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.base = clock.time() + TICK
+        self._due = clock.time() + TICK
+        self.base = self._due + SLACK
         self._timers: set[Timer] = set()
         self._tick_handle: Any = None
 
@@ -90,8 +102,7 @@ class Timers:
         timer = Timer(self, callback)
         self._timers.add(timer)
         if self._tick_handle is None:
-            self.base = self.clock.time() + TICK
-            self._tick_handle = self.clock.call_later(TICK, self._tick)
+            self._schedule(self.clock.time())
         return timer
 
     def forget(self, timer: Timer) -> None:
@@ -103,15 +114,21 @@ class Timers:
     def __len__(self) -> int:
         return len(self._timers)
 
+    def _schedule(self, now: float) -> None:
+        self._due = now + TICK
+        self.base = self._due + SLACK
+        self._tick_handle = self.clock.call_later(TICK, self._tick)
+
     def _tick(self) -> None:
         now = self.clock.time()
-        late = now - self.base > TICK
-        self.base = now + TICK
-        self._tick_handle = self.clock.call_later(TICK, self._tick)
-        # After the loop was blocked, deadlines armed in the meantime lie too early, and data that waits in
-        # the sockets has not been seen: one tick of grace.
-        if late:
-            return
+        late = now - self._due
+        self._schedule(now)
+        if late > SLACK:
+            for timer in self._timers:
+                if not timer.precise:
+                    timer.deadline += late
+            if late > TICK:
+                return  # the sockets come first: what is due may have been answered
         for timer in [timer for timer in self._timers if timer.deadline <= now]:
             if timer.deadline <= now:
                 timer.deadline = NEVER

@@ -21,7 +21,9 @@ from ..core.options import ASYNC_ITERABLE, BYTES, FILE, ITERABLE, DispatchOption
 from ..wire.h1.serializer import CHUNKED, NO_LENGTH, BodyFramer, as_chunk, body_length, empty_body_length
 
 PIECE = 128 * 1024
-"""Bytes asked of a file, or handed to the transport, at a time."""
+"""Bytes asked of a file at a time."""
+SLICE = 512 * 1024
+"""Bytes of a large payload handed to the transport at a time; a fourth of this costs twice the CPU."""
 CONTINUE_SECONDS = 1.0
 """How long to wait for `100 Continue` before sending the body anyway (RFC 9110 10.1.1)."""
 
@@ -154,8 +156,8 @@ def _pieces(options: DispatchOptions) -> AsyncIterator[Any]:
 
 
 async def _slices(payload: memoryview) -> AsyncIterator[memoryview]:
-    for start in range(0, len(payload), PIECE):
-        yield payload[start : start + PIECE]
+    for start in range(0, len(payload), SLICE):
+        yield payload[start : start + SLICE]
 
 
 async def _iterate(body: Any) -> AsyncIterator[Any]:

@@ -1,0 +1,47 @@
+"""Interceptors: functions from a dispatch function to a dispatch function, for `Dispatcher.compose()`.
+
+Each is loaded at its first use. In `compose(a, b)` the last one is the outermost: `b` sees a request
+first and its response last.
+
+The modules are named otherwise than the functions in them. Importing a module sets it as an attribute of
+its package, so a module `retry` would one day stand where the function `retry` is expected.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .decompression import decompress as decompress
+    from .dumping import dump as dump
+    from .redirects import redirect as redirect
+    from .response_errors import response_error as response_error
+    from .retries import RetryPolicy as RetryPolicy
+    from .retries import RetryState as RetryState
+    from .retries import retry as retry
+
+_HOMES = {
+    "RetryPolicy": "retries",
+    "RetryState": "retries",
+    "decompress": "decompression",
+    "dump": "dumping",
+    "redirect": "redirects",
+    "response_error": "response_errors",
+    "retry": "retries",
+}
+
+__all__ = ["RetryPolicy", "RetryState", "decompress", "dump", "redirect", "response_error", "retry"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
