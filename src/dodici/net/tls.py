@@ -42,7 +42,7 @@ class _Sessions:
 class _SystemContext(_Sessions, truststore.SSLContext):
     """Trusts what the operating system trusts."""
 
-    def wrap_bio(  # type: ignore[override]
+    def wrap_bio(
         self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool = False,
         server_hostname: str | None = None, session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:  # fmt: skip
@@ -53,7 +53,7 @@ class _SystemContext(_Sessions, truststore.SSLContext):
 class _FileContext(_Sessions, ssl.SSLContext):
     """Trusts what a file or folder says."""
 
-    def wrap_bio(  # type: ignore[override]
+    def wrap_bio(
         self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_side: bool = False,
         server_hostname: str | bytes | None = None, session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:  # fmt: skip

@@ -12,6 +12,7 @@ from ..core.errors import DodiciError, InvalidArgumentError, MaxOriginsReachedEr
 from ..core.handler import Handler
 from ..core.options import DispatchOptions, check_count
 from .base import BaseDispatcher, Origin
+from .client import goodbye
 from .options import client_options
 from .pool import DEFAULT_CONNECTIONS, Pool
 
@@ -54,6 +55,8 @@ class Agent(BaseDispatcher):
         self._pool_options = {**options, "connections": connections, "client_ttl": client_ttl}
         self._pools: dict[str, Dispatcher] = {}
         self._by_spelling: dict[str, Dispatcher] = {}
+        self._leaving: set[Pool] = set()
+        self._ending: list[asyncio.Future[None]] = []
         if factory is None:
             Pool("http://localhost", **self._pool_options)  # a bad option is an error here, not at the first dispatch
 
@@ -104,6 +107,7 @@ class Agent(BaseDispatcher):
         """A pool has neither connections nor work. It is let go: the next dispatch makes another."""
         if self._pools.get(pool.origin or "") is pool and not self._closed:
             del self._pools[pool.origin or ""]
+            self._leaving = {left for left in (*self._leaving, pool) if left.sockets}
             for spelling in [key for key, value in self._by_spelling.items() if value is pool]:
                 del self._by_spelling[spelling]
 
@@ -113,6 +117,7 @@ class Agent(BaseDispatcher):
     async def _close(self) -> None:
         self._by_spelling.clear()
         await asyncio.gather(*(pool.close() for pool in list(self._pools.values())))
+        await self._left()
         self._destroyed = True
 
     def _fail_all(self, error: BaseException) -> None:
@@ -120,5 +125,9 @@ class Agent(BaseDispatcher):
         self._ending = [asyncio.ensure_future(pool.destroy(error)) for pool in self._pools.values()]
 
     async def _gone(self) -> None:
-        if getattr(self, "_ending", None):
-            await asyncio.gather(*self._ending)
+        await asyncio.gather(*self._ending)
+        await self._left()
+
+    async def _left(self) -> None:
+        """Wait for the sockets of pools that were let go."""
+        await asyncio.gather(*(goodbye(pool.sockets) for pool in self._leaving))

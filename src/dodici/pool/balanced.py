@@ -59,6 +59,8 @@ class BalancedPool(BaseDispatcher):
         self._factory = factory
         self._options = options
         self._upstreams: dict[str, _Upstream] = {}
+        self._removing: list[asyncio.Task[None]] = []
+        self._ending: list[asyncio.Future[None]] = []
         self._order: list[_Upstream] = []
         self._index = -1
         self._current = 0
@@ -98,7 +100,8 @@ class BalancedPool(BaseDispatcher):
         if upstream is not None:
             self._reweigh()
             if self._loop is not None and not self._loop.is_closed():
-                self._removing = [*getattr(self, "_removing", ()), self._loop.create_task(upstream.pool.close())]
+                self._removing = [task for task in self._removing if not task.done()]
+                self._removing.append(self._loop.create_task(upstream.pool.close()))
         return self
 
     def get_upstream(self, origin: str) -> Dispatcher | None:
@@ -154,14 +157,14 @@ class BalancedPool(BaseDispatcher):
         self.emit(event, origin, [self, *targets], error)
 
     async def _close(self) -> None:
-        await asyncio.gather(*(upstream.pool.close() for upstream in self._order), *getattr(self, "_removing", ()))
+        await asyncio.gather(*(upstream.pool.close() for upstream in self._order), *self._removing)
         self._destroyed = True
 
     def _fail_all(self, error: BaseException) -> None:
         self._ending = [asyncio.ensure_future(upstream.pool.destroy(error)) for upstream in self._order]
 
     async def _gone(self) -> None:
-        ending = [*getattr(self, "_ending", ()), *getattr(self, "_removing", ())]
+        ending = [*self._ending, *self._removing]
         for result in await asyncio.gather(*ending, return_exceptions=True):
             if isinstance(result, BaseException) and not isinstance(result, ClientClosedError):
                 raise result

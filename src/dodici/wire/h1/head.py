@@ -22,8 +22,11 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n").match
 _FIELDS = re.compile(rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n").fullmatch
 _FIELD = re.compile(rb"([^:\r]+):([^\r]*)\r\n").findall
+_BARE_LF = re.compile(rb"(?:\A|[^\r])\n").search
 _TIMEOUT = re.compile(rb"(?:^|[,; \t])timeout[ \t]*=[ \t]*\"?([0-9]{1,9})", re.IGNORECASE).search
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade"})
+
+_VERSION = b"HTTP/1."
 
 _CACHED_BLOCK = 2048
 _CACHED_HEADS = 512
@@ -84,6 +87,9 @@ class HeadCache:
 
 def parse_head(block: bytes, max_header_size: int) -> Head:
     """Parse one response head, empty line included. Raises as `HeadCache.parse`."""
+    if len(block) > raw_limit(max_header_size):
+        check_start(block)
+        check_unfinished(block, 0, 0, max_header_size)  # raises
     match = _STATUS_LINE(block)
     if match is None:
         raise _status_line_error(block)
@@ -100,19 +106,49 @@ def parse_head(block: bytes, max_header_size: int) -> Head:
 def parse_fields(block: bytes, max_header_size: int) -> tuple[tuple[bytes, bytes], ...]:
     """Field lines and the empty line after them, as raw pairs. For heads and trailers alike."""
     if len(block) > raw_limit(max_header_size):
-        raise HeadersOverflowError(f"headers exceed {max_header_size} bytes (max_header_size)")
+        check_unfinished(block, 0, 0, max_header_size)  # raises
     if _FIELDS(block) is None:
         raise _field_error(block)
     fields = tuple([(name, value.strip(b" \t")) for name, value in _FIELD(block)])
     # Each field costs its line less ": " and CRLF, give or take blanks: only near the limit is it worth counting.
-    if len(block) > max_header_size and sum(len(name) + len(value) for name, value in fields) >= max_header_size:
+    if (
+        len(block) > max_header_size
+        and sum(len(name) + len(value) for name, value in fields) >= max_header_size
+    ):
         raise HeadersOverflowError(f"headers exceed {max_header_size} bytes (max_header_size)")
     return fields
 
 
+def check_start(block: bytes) -> None:
+    """Refuse what cannot become a status line, however little of it came."""
+    start = block[:9]
+    if not start.startswith(_VERSION[: len(start)]):
+        if start.startswith(b"HTTP/"):
+            raise HTTPParserError("invalid HTTP version", code="HPE_INVALID_VERSION", data=start)
+        raise HTTPParserError(
+            "expected HTTP/1.x, got something else", code="HPE_INVALID_CONSTANT", data=start
+        )
+    if len(start) > 7 and (start[7] not in b"01" or start[8:9] not in (b"", b" ")):
+        raise HTTPParserError("invalid HTTP version", code="HPE_INVALID_VERSION", data=start)
+
+
+def check_unfinished(data: bytes, position: int, scanned: int, max_header_size: int) -> None:
+    """Refuse fields whose end has not come: too many bytes, or a line that LF ends alone.
+
+    They begin at `position` in `data`, and `scanned` bytes of them were checked before.
+    """
+    limit = raw_limit(max_header_size)
+    # Lines first, and only as many as may be: the error is then the same in whatever pieces they come.
+    start = position + max(0, scanned - 1)
+    if data[position] == 10 or _BARE_LF(data, start, position + limit) is not None:
+        raise HTTPParserError("line ended by LF alone", code="HPE_CR_EXPECTED", data=data[position:])
+    if len(data) - position >= limit:
+        raise HeadersOverflowError(f"headers exceed {max_header_size} bytes (max_header_size)")
+
+
 def _frame(head: Head, fields: tuple[tuple[bytes, bytes], ...]) -> None:
     length = -1
-    codings: list[bytes] = []
+    codings: list[bytes] | None = None
     tokens: list[bytes] = []
     head.idle_hint = None
     head.upgrade = False
@@ -122,12 +158,15 @@ def _frame(head: Head, fields: tuple[tuple[bytes, bytes], ...]) -> None:
             continue
         if name == b"content-length":
             if length >= 0:
-                raise HTTPParserError("duplicate content-length", code="HPE_UNEXPECTED_CONTENT_LENGTH", data=value)
+                raise HTTPParserError(
+                    "duplicate content-length", code="HPE_UNEXPECTED_CONTENT_LENGTH", data=value
+                )
             if not value.isdigit() or len(value) > 18:
                 raise HTTPParserError("invalid content-length", code="HPE_INVALID_CONTENT_LENGTH", data=value)
             length = int(value)
         elif name == b"transfer-encoding":
-            codings += [coding.strip(b" \t").lower() for coding in value.split(b",")]
+            named = [coding.strip(b" \t").lower() for coding in value.split(b",")]
+            codings = [*(codings or ()), *filter(None, named)]
         elif name == b"connection":
             tokens += [token.strip(b" \t").lower() for token in value.split(b",")]
         elif name == b"keep-alive":
@@ -137,9 +176,13 @@ def _frame(head: Head, fields: tuple[tuple[bytes, bytes], ...]) -> None:
         else:
             head.upgrade = True
     head.keep_alive = b"close" not in tokens and (head.minor == 1 or b"keep-alive" in tokens)
-    if codings:
+    if codings is not None:
+        if not codings:
+            raise HTTPParserError("empty transfer-encoding", code="HPE_INVALID_TRANSFER_ENCODING")
         if length >= 0:
-            raise HTTPParserError("content-length beside transfer-encoding", code="HPE_UNEXPECTED_CONTENT_LENGTH")
+            raise HTTPParserError(
+                "content-length beside transfer-encoding", code="HPE_UNEXPECTED_CONTENT_LENGTH"
+            )
         if b"chunked" in codings[:-1] and codings[-1] == b"chunked":
             raise HTTPParserError("chunked twice in transfer-encoding", code="HPE_INVALID_TRANSFER_ENCODING")
         if codings[-1] == b"chunked":
@@ -154,18 +197,17 @@ def _frame(head: Head, fields: tuple[tuple[bytes, bytes], ...]) -> None:
 
 
 def _status_line_error(block: bytes) -> HTTPParserError:
-    line = block[: block.find(b"\r\n")] if b"\r\n" in block else block
-    if not line.startswith(b"HTTP/"):
-        return HTTPParserError("expected HTTP/1.x, got something else", code="HPE_INVALID_CONSTANT", data=line)
-    if not line.startswith((b"HTTP/1.0 ", b"HTTP/1.1 ")):
-        return HTTPParserError("invalid HTTP version", code="HPE_INVALID_VERSION", data=line)
-    return HTTPParserError("invalid status line", code="HPE_INVALID_STATUS", data=line)
+    check_start(block)
+    if _BARE_LF(block) is not None:
+        return HTTPParserError("line ended by LF alone", code="HPE_CR_EXPECTED", data=block)
+    return HTTPParserError("invalid status line", code="HPE_INVALID_STATUS", data=block)
 
 
 def _field_error(block: bytes) -> HTTPParserError:
+    if _BARE_LF(block) is not None:
+        return HTTPParserError("line ended by LF alone", code="HPE_CR_EXPECTED", data=block)
+    line = block
     for line in block.split(b"\r\n"):
-        if not line:
-            break
         name, colon, value = line.partition(b":")
         if line[:1] in b" \t":
             return HTTPParserError("obsolete line folding", code="HPE_UNEXPECTED_SPACE", data=line)
@@ -173,8 +215,6 @@ def _field_error(block: bytes) -> HTTPParserError:
             return HTTPParserError("invalid header name", code="HPE_INVALID_HEADER_TOKEN", data=line)
         if b"\r" in value:
             return HTTPParserError("bare CR in a header", code="HPE_LF_EXPECTED", data=line)
-        if b"\n" in value:
-            return HTTPParserError("line ended by LF alone", code="HPE_CR_EXPECTED", data=line)
         if re.fullmatch(rb"[\t\x20-\x7e\x80-\xff]*", value) is None:
-            return HTTPParserError("control character in a header", code="HPE_INVALID_HEADER_TOKEN", data=line)
-    return HTTPParserError("malformed header block", code="HPE_INVALID_HEADER_TOKEN", data=block)
+            break
+    return HTTPParserError("control character in a header", code="HPE_INVALID_HEADER_TOKEN", data=line)

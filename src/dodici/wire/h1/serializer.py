@@ -38,18 +38,22 @@ def encode_head(options: DispatchOptions, host: bytes, length: int, *, close: bo
     """The request line and fields, empty line included.
 
     Args:
+        options: the request.
         host: the value of `host`, unless the options have their own.
         length: from `body_length`.
         close: whether this is the connection's last request.
     """
     method = options.method
-    parts = [b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (method.encode(), options.path.encode("latin-1"), options.host or host)]
+    parts = [
+        b"%s %s HTTP/1.1\r\nhost: %s\r\n"
+        % (method.encode(), options.path.encode("latin-1"), options.host or host)
+    ]
     if options.upgrade is not None:
         parts.append(b"connection: upgrade\r\nupgrade: %s\r\n" % options.upgrade.encode("latin-1"))
     elif close:
         parts.append(b"connection: close\r\n")
     parts.extend([b"%s: %s\r\n" % pair for pair in options.fields.raw])
-    if options.expect_continue and length != NO_LENGTH and length != 0:
+    if options.expect_continue and length not in (NO_LENGTH, 0):
         parts.append(b"expect: 100-continue\r\n")
     if length == CHUNKED:
         parts.append(b"transfer-encoding: chunked\r\n")
@@ -117,7 +121,10 @@ def as_chunk(chunk: object) -> bytes | memoryview:
     if isinstance(chunk, bytes):
         return chunk
     if isinstance(chunk, str):
-        return chunk.encode("utf-8")
+        try:
+            return str.encode(chunk, "utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(f"the body cannot be encoded as UTF-8: {error.reason}") from None
     if isinstance(chunk, bytearray | memoryview):
         view = memoryview(chunk)
         return view.cast("B") if view.c_contiguous else view.tobytes()
