@@ -19,8 +19,15 @@ from .handler import Handler, check_handler
 from .options import DispatchOptions, coerce_options
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
+
+    from ..api.duplex import PipelineContext
+    from ..api.exchange import StreamContext
+    from ..api.response import Response
+    from ..api.upgrades import ConnectResult, UpgradeResult
+    from ..api.verbs import RequestOptions
 
 DispatchFunction: TypeAlias = "Callable[[DispatchOptions, Any], bool]"
 Interceptor: TypeAlias = "Callable[[DispatchFunction], DispatchFunction]"
@@ -88,32 +95,38 @@ class Dispatcher(EventEmitter, ABC):
                 raise InvalidArgumentError(f"interceptor must be callable, not {interceptor!r}")
             dispatch = interceptor(dispatch)
             if not callable(dispatch):
-                raise InvalidArgumentError(f"interceptor {interceptor!r} must return a dispatch function, not {dispatch!r}")
+                raise InvalidArgumentError(
+                    f"interceptor {interceptor!r} must return a dispatch function, not {dispatch!r}"
+                )
         return ComposedDispatcher(self, dispatch)
 
-    def request(self, url: str, **options: Any) -> Any:
+    def request(
+        self, url: str, *, method: str | None = None, **options: Unpack[RequestOptions]
+    ) -> Coroutine[Any, Any, Response]:
         """`await dispatcher.request(url, method="GET", ...)`: see `dodici.request`."""
         verbs = _api or _verbs()
         if options:
-            return verbs.request(url, dispatcher=self, **options)
+            return verbs.request(url, method=method, dispatcher=self, **options)  # type: ignore[no-any-return]
         # The same by a shorter way: filling in two dozen defaults takes 0.8 us.
-        return verbs.exchange_plain(self, None, url)
+        return verbs.exchange_plain(self, method, url)  # type: ignore[no-any-return]
 
-    def stream(self, method: str, url: str, **options: Any) -> Any:
+    def stream(self, method: str, url: str, **options: Unpack[RequestOptions]) -> StreamContext:
         """`async with dispatcher.stream("GET", url) as response`: see `dodici.stream`."""
-        return _verbs().stream(method, url, dispatcher=self, **options)
+        return _verbs().stream(method, url, dispatcher=self, **options)  # type: ignore[no-any-return]
 
-    def pipeline(self, url: str, **options: Any) -> Any:
+    def pipeline(self, url: str, *, method: str = "POST", **options: Unpack[RequestOptions]) -> PipelineContext:
         """`async with dispatcher.pipeline(url, method="POST") as duplex`: see `dodici.pipeline`."""
-        return _verbs().pipeline(url, dispatcher=self, **options)
+        return _verbs().pipeline(url, method=method, dispatcher=self, **options)  # type: ignore[no-any-return]
 
-    def connect(self, url: str, **options: Any) -> Any:
-        """`await dispatcher.connect(url, path="host:port")`: see `dodici.connect`."""
-        return _verbs().connect(url, dispatcher=self, **options)
+    def connect(self, url: str, path: str, **options: Any) -> Coroutine[Any, Any, ConnectResult]:
+        """`await dispatcher.connect(url, "host:port")`: see `dodici.connect`."""
+        return _verbs().connect(url, path, dispatcher=self, **options)  # type: ignore[no-any-return]
 
-    def upgrade(self, url: str, **options: Any) -> Any:
-        """`await dispatcher.upgrade(url, protocol="websocket")`: see `dodici.upgrade`."""
-        return _verbs().upgrade(url, dispatcher=self, **options)
+    def upgrade(
+        self, url: str, protocol: str = "websocket", **options: Any
+    ) -> Coroutine[Any, Any, UpgradeResult]:
+        """`await dispatcher.upgrade(url, "websocket")`: see `dodici.upgrade`."""
+        return _verbs().upgrade(url, protocol, dispatcher=self, **options)  # type: ignore[no-any-return]
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import aiohappyeyeballs
 
 from ..core import diagnostics
-from ..core.errors import ConnectTimeoutError, InvalidArgumentError, NotSupportedError, connect_error
+from ..core.errors import ConnectTimeoutError, DodiciError, InvalidArgumentError, NotSupportedError, connect_error
 from ..core.options import check_count, check_seconds
 from .tls import tls_context
 
@@ -122,7 +122,7 @@ class Connector:
                 f"connect to {where} timed out after {self.timeout:g} s", origin=target.origin
             )
             error.__cause__ = cause
-        except (OSError, ssl.CertificateError, UnicodeError) as cause:
+        except (DodiciError, OSError, UnicodeError) as cause:
             error = connect_error(cause, where, origin=target.origin)
         else:
             if diagnostics.CLIENT_CONNECTED.subscribers:

@@ -489,6 +489,8 @@ class H1Connection(asyncio.Protocol):
             raise SocketError("bad upgrade: the server switched protocols unasked")
         if status == 100 and self._writer is not None:
             self._writer.go_on()
+        if diagnostics.REQUEST_HEADERS.subscribers:
+            self._publish_head(exchange, head)
         try:
             exchange.handler.on_response_start(exchange, status, head.headers, head.reason)
         except BaseException as error:
