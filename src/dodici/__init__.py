@@ -10,6 +10,108 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    # What __getattr__ finds, spelt out for those who read and do not run (and checked by a test).
+    from . import interceptors as interceptors, testing as testing
+    from .api.response import (
+        Response as Response,
+        ResponseBody as ResponseBody,
+    )
+    from .api.verbs import (
+        connect as connect,
+        delete as delete,
+        get as get,
+        head as head,
+        options as options,
+        patch as patch,
+        pipeline as pipeline,
+        post as post,
+        put as put,
+        request as request,
+        stream as stream,
+        upgrade as upgrade,
+    )
+    from .core import diagnostics as diagnostics, errors as errors
+    from .core.controller import (
+        DispatchController as DispatchController,
+    )
+    from .core.dispatcher import (
+        ComposedDispatcher as ComposedDispatcher,
+        Dispatcher as Dispatcher,
+        DispatchFunction as DispatchFunction,
+        Interceptor as Interceptor,
+    )
+    from .core.errors import (
+        AbortError as AbortError,
+        BalancedPoolMissingUpstreamError as BalancedPoolMissingUpstreamError,
+        BodyTimeoutError as BodyTimeoutError,
+        BodyUnusableError as BodyUnusableError,
+        ClientClosedError as ClientClosedError,
+        ClientDestroyedError as ClientDestroyedError,
+        ConnectError as ConnectError,
+        ConnectionRefused as ConnectionRefused,
+        ConnectTimeoutError as ConnectTimeoutError,
+        DecompressionError as DecompressionError,
+        DodiciError as DodiciError,
+        HeadersOverflowError as HeadersOverflowError,
+        HeadersTimeoutError as HeadersTimeoutError,
+        HTTPParserError as HTTPParserError,
+        InformationalError as InformationalError,
+        InvalidArgumentError as InvalidArgumentError,
+        InvalidReturnValueError as InvalidReturnValueError,
+        LoopMismatchError as LoopMismatchError,
+        MaxOriginsReachedError as MaxOriginsReachedError,
+        NameResolutionError as NameResolutionError,
+        NotSupportedError as NotSupportedError,
+        ProxyConnectionError as ProxyConnectionError,
+        RequestAbortedError as RequestAbortedError,
+        RequestContentLengthMismatchError as RequestContentLengthMismatchError,
+        RequestRetryError as RequestRetryError,
+        RequestTimeoutError as RequestTimeoutError,
+        ResponseContentLengthMismatchError as ResponseContentLengthMismatchError,
+        ResponseError as ResponseError,
+        ResponseExceededMaxSizeError as ResponseExceededMaxSizeError,
+        SecureProxyConnectionError as SecureProxyConnectionError,
+        SocketError as SocketError,
+        TLSError as TLSError,
+    )
+    from .core.handler import (
+        DecoratorHandler as DecoratorHandler,
+        DispatchHandler as DispatchHandler,
+        Handler as Handler,
+    )
+    from .core.headers import (
+        Headers as Headers,
+    )
+    from .core.options import (
+        DispatchOptions as DispatchOptions,
+    )
+    from .net.connector import (
+        Connector as Connector,
+    )
+    from .net.upgraded import (
+        UpgradedSocket as UpgradedSocket,
+    )
+    from .pool.agent import (
+        Agent as Agent,
+    )
+    from .pool.balanced import (
+        BalancedPool as BalancedPool,
+    )
+    from .pool.client import (
+        Client as Client,
+    )
+    from .pool.default import (
+        get_global_dispatcher as get_global_dispatcher,
+        set_global_dispatcher as set_global_dispatcher,
+    )
+    from .pool.pool import (
+        Pool as Pool,
+    )
+    from .pool.round_robin import (
+        RoundRobinPool as RoundRobinPool,
+    )
+
 _HOMES = {
     "dodici.core.dispatcher": ("Dispatcher", "ComposedDispatcher", "Interceptor", "DispatchFunction"),
     "dodici.core.options": ("DispatchOptions",),
@@ -81,15 +183,17 @@ _home = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = ["__version__", *sorted(_home), *_MODULES]  # noqa: PLE0604
 
 
-def __getattr__(name: str) -> Any:
-    if name in _home:
-        value = getattr(importlib.import_module(_home[name]), name)
-    elif name in _MODULES:
-        value = importlib.import_module(_MODULE_HOMES.get(name, f"dodici.{name}"))
-    else:
-        raise AttributeError(f"module 'dodici' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a checker would take every misspelling for a name that is found here
+
+    def __getattr__(name: str) -> Any:
+        if name in _home:
+            value = getattr(importlib.import_module(_home[name]), name)
+        elif name in _MODULES:
+            value = importlib.import_module(_MODULE_HOMES.get(name, f"dodici.{name}"))
+        else:
+            raise AttributeError(f"module 'dodici' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

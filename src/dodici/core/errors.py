@@ -263,7 +263,9 @@ class HTTPParserError(DodiciError):
     code = "HPE_INVALID"
     data: bytes = b""
 
-    def __init__(self, message: str = "", *, code: str = "HPE_INVALID", data: bytes = b"", **facts: Any) -> None:
+    def __init__(
+        self, message: str = "", *, code: str = "HPE_INVALID", data: bytes = b"", **facts: Any
+    ) -> None:
         super().__init__(message, code=code, data=bytes(data[:128]), **facts)
 
 
@@ -351,6 +353,12 @@ def connect_error(cause: BaseException, target: str, **facts: Any) -> DodiciErro
         if isinstance(number, int) and number in _errno.errorcode:
             error.code = _errno.errorcode[number]
     if isinstance(error, OSError):
-        error.errno = number if number is not None else _errno.ECONNREFUSED if isinstance(error, ConnectionRefused) else None
+        error.errno = (
+            number
+            if number is not None
+            else _errno.ECONNREFUSED
+            if isinstance(error, ConnectionRefused)
+            else None
+        )
     error.__cause__ = cause
     return error

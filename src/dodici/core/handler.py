@@ -93,7 +93,13 @@ class DecoratorHandler(DispatchHandler):
         self.handler.on_request_upgrade(controller, status_code, headers, socket)
 
 
-_MANDATORY = ("on_request_start", "on_response_start", "on_response_data", "on_response_end", "on_response_error")
+_MANDATORY = (
+    "on_request_start",
+    "on_response_start",
+    "on_response_data",
+    "on_response_end",
+    "on_response_error",
+)
 known_handlers: dict[type, bool] = {}
 """Classes that passed `check_handler`, and whether they have the optional `on_dispatch`."""
 _KNOWN_LIMIT = 1024  # classes made at run time must not pile up here
@@ -116,4 +122,3 @@ def check_handler(handler: Any, upgrading: bool) -> None:
             known_handlers[kind] = hasattr(kind, "on_dispatch")
     if upgrading and not callable(getattr(handler, "on_request_upgrade", None)):
         raise InvalidArgumentError(f"invalid handler: {kind.__name__} has no method on_request_upgrade()")
-

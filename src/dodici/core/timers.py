@@ -33,11 +33,12 @@ class Clock(Protocol):
 class Timer:
     """One deadline. `arm()` again to move it; `disarm()` to forget it; `close()` when done with it."""
 
-    __slots__ = ("_handle", "_timers", "callback", "deadline")
+    __slots__ = ("_exact", "_handle", "_timers", "callback", "deadline")
 
     def __init__(self, timers: Timers, callback: Callable[[], None]) -> None:
         self.callback = callback
         self.deadline = NEVER
+        self._exact = 0.0
         self._timers = timers
         self._handle: Any = None
 
@@ -49,7 +50,7 @@ class Timer:
             self.deadline = self._timers.base + seconds
         else:
             clock = self._timers.clock
-            self.deadline = deadline = clock.time() + seconds
+            self.deadline = self._exact = deadline = clock.time() + seconds
             if self._handle is None or self._handle[0] > deadline:
                 self._cancel_handle()
                 self._handle = (deadline, clock.call_later(seconds, self._check))
@@ -57,7 +58,7 @@ class Timer:
     @property
     def precise(self) -> bool:
         """Whether the deadline is kept by a timer of the loop."""
-        return self._handle is not None and self._handle[0] == self.deadline
+        return self.deadline == self._exact
 
     def disarm(self) -> None:
         self.deadline = NEVER
@@ -75,16 +76,15 @@ class Timer:
 
     def _check(self) -> None:
         self._handle = None
-        deadline = self.deadline
-        if deadline == NEVER:
-            return
+        if not self.precise:
+            return  # disarmed, or armed for so long since that the tick will see to it
         clock = self._timers.clock
-        left = deadline - clock.time()
+        left = self.deadline - clock.time()
         if left <= 0.001:
             self.deadline = NEVER
             self.callback()
-        elif left < COARSE:
-            self._handle = (deadline, clock.call_later(left, self._check))
+        else:
+            self._handle = (self.deadline, clock.call_later(left, self._check))
 
 
 class Timers:

@@ -117,12 +117,9 @@ class Connector:
         try:
             async with asyncio.timeout(self.timeout or None):
                 transport, protocol = await self._connect(target, protocol_factory)
-        except TimeoutError as cause:
-            error: Exception = ConnectTimeoutError(
-                f"connect to {where} timed out after {self.timeout:g} s", origin=target.origin
-            )
-            error.__cause__ = cause
         except (DodiciError, OSError, UnicodeError) as cause:
+            if type(cause) is TimeoutError and cause.errno is None:
+                cause = ConnectTimeoutError(f"connect to {where} timed out after {self.timeout:g} s")
             error = connect_error(cause, where, origin=target.origin)
         else:
             if diagnostics.CLIENT_CONNECTED.subscribers:

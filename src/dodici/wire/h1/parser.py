@@ -30,8 +30,15 @@ from ...core.errors import (
     SocketError,
 )
 from ...core.headers import EMPTY, Headers
-from .head import CHUNKED, Head, HeadCache, check_start, check_unfinished, parse_fields
-from .head import UNTIL_CLOSE as BODY_UNTIL_CLOSE
+from .head import (
+    CHUNKED,
+    UNTIL_CLOSE as BODY_UNTIL_CLOSE,
+    Head,
+    HeadCache,
+    check_start,
+    check_unfinished,
+    parse_fields,
+)
 
 HEAD, LENGTH, UNTIL_CLOSE, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILERS, END, TUNNEL, DEAD = range(10)
 
