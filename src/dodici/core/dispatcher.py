@@ -154,6 +154,7 @@ class ComposedDispatcher(Dispatcher):
     def __init__(self, base: Dispatcher, dispatch: DispatchFunction) -> None:
         self.base = base
         self._dispatch = dispatch
+        self._filled_in: tuple[DispatchOptions, DispatchOptions] | None = None
 
     @property
     def origin(self) -> str | None:  # type: ignore[override]
@@ -168,8 +169,18 @@ class ComposedDispatcher(Dispatcher):
             return refuse(handler, error)
         check_handler(handler, options.upgrade is not None or options.method == "CONNECT")
         if options.origin is None and self.base.origin is not None:
-            options = options.replace(origin=self.base.origin)
+            options = self._fill_in(options, self.base.origin)
         return self._dispatch(options, handler)
+
+    def _fill_in(self, options: DispatchOptions, origin: str) -> DispatchOptions:
+        # Options that are dispatched again and again keep what the serializer remembers with them; a body is
+        # not kept alive for that.
+        if self._filled_in is not None and self._filled_in[0] is options:
+            return self._filled_in[1]
+        filled = options.replace(origin=origin)
+        if options.body is None:
+            self._filled_in = (options, filled)
+        return filled
 
     async def close(self) -> None:
         await self.base.close()

@@ -404,6 +404,7 @@ class H1Connection(asyncio.Protocol):
         if exc is not None:
             error = socket_error(exc, "connection lost")
         elif self._running:
+            self._eof = True  # whatever completes now, the connection serves no more
             try:
                 self._parser.end_of_stream()
             except DodiciError as cut:
