@@ -114,7 +114,9 @@ class Dispatcher(EventEmitter, ABC):
         """`async with dispatcher.stream("GET", url) as response`: see `dodici.stream`."""
         return _verbs().stream(method, url, dispatcher=self, **options)  # type: ignore[no-any-return]
 
-    def pipeline(self, url: str, *, method: str = "POST", **options: Unpack[RequestOptions]) -> PipelineContext:
+    def pipeline(
+        self, url: str, *, method: str = "POST", **options: Unpack[RequestOptions]
+    ) -> PipelineContext:
         """`async with dispatcher.pipeline(url, method="POST") as duplex`: see `dodici.pipeline`."""
         return _verbs().pipeline(url, method=method, dispatcher=self, **options)  # type: ignore[no-any-return]
 

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from .dumping import dump as dump
     from .redirects import redirect as redirect
     from .response_errors import response_error as response_error
-    from .retries import RetryPolicy as RetryPolicy
-    from .retries import RetryState as RetryState
-    from .retries import retry as retry
+    from .retries import RetryPolicy as RetryPolicy, RetryState as RetryState, retry as retry
 
 _HOMES = {
     "RetryPolicy": "retries",

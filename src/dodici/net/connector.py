@@ -19,7 +19,13 @@ from typing import Any, TypeAlias
 import aiohappyeyeballs
 
 from ..core import diagnostics
-from ..core.errors import ConnectTimeoutError, DodiciError, InvalidArgumentError, NotSupportedError, connect_error
+from ..core.errors import (
+    ConnectTimeoutError,
+    DodiciError,
+    InvalidArgumentError,
+    NotSupportedError,
+    connect_error,
+)
 from ..core.options import check_count, check_seconds
 from .tls import tls_context
 
@@ -89,12 +95,16 @@ class Connector:
         self.server_name = server_name
         self.socket_path = os.fspath(socket_path) if socket_path is not None else None
         if self.socket_path is not None and not hasattr(socket, "AF_UNIX"):
-            raise NotSupportedError("this platform has no unix sockets: connect over TCP instead of socket_path")
+            raise NotSupportedError(
+                "this platform has no unix sockets: connect over TCP instead of socket_path"
+            )
         if local_address is not None:
             try:
                 ipaddress.ip_address(local_address)
             except ValueError:
-                raise InvalidArgumentError(f"local_address must be an IP address, not {local_address!r}") from None
+                raise InvalidArgumentError(
+                    f"local_address must be an IP address, not {local_address!r}"
+                ) from None
         self.local_address = local_address
         self.happy_eyeballs_delay = check_seconds("happy_eyeballs_delay", happy_eyeballs_delay)
         self.keep_alive = check_seconds("keep_alive", keep_alive)
@@ -129,7 +139,9 @@ class Connector:
             diagnostics.CLIENT_CONNECT_ERROR.publish({**message, "error": error})
         raise error
 
-    async def _connect(self, target: ConnectTarget, factory: ProtocolFactory) -> tuple[asyncio.Transport, Any]:
+    async def _connect(
+        self, target: ConnectTarget, factory: ProtocolFactory
+    ) -> tuple[asyncio.Transport, Any]:
         loop = asyncio.get_running_loop()
         sock = await self._open(target, loop)
         tls: dict[str, Any] = {}
@@ -162,7 +174,9 @@ class Connector:
             local = [(family, socket.SOCK_STREAM, 0, "", (self.local_address, 0))]
             infos = [info for info in infos if info[0] == family]
             if not infos:
-                raise OSError(f"no address of {target.host} has the family of local_address {self.local_address}")
+                raise OSError(
+                    f"no address of {target.host} has the family of local_address {self.local_address}"
+                )
         sock = await aiohappyeyeballs.start_connection(
             infos,
             local_addr_infos=local,
@@ -207,7 +221,9 @@ def as_connect(connect: Any, defaults: Mapping[str, Any]) -> Connect:
     if callable(connect):
         return connect  # type: ignore[no-any-return]
     if connect is not None and not isinstance(connect, Mapping):
-        raise InvalidArgumentError(f"connect must be a mapping of connector options or a callable, not {connect!r}")
+        raise InvalidArgumentError(
+            f"connect must be a mapping of connector options or a callable, not {connect!r}"
+        )
     try:
         return Connector(**{**defaults, **(connect or {})})
     except TypeError as error:

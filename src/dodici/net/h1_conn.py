@@ -87,7 +87,8 @@ class Owner(Protocol):
         stale: bool,
     ) -> None:
         """The connection is closed. `again` are to be sent on another one, in order; `stale` if the first of
-        them had been written to a connection that turned out to be dead."""
+        them had been written to a connection that turned out to be dead.
+        """
 
 
 class H1Connection(asyncio.Protocol):
@@ -122,7 +123,11 @@ class H1Connection(asyncio.Protocol):
     )
 
     def __init__(
-        self, owner: Owner, settings: ConnectionSettings, services: LoopServices, loop: asyncio.AbstractEventLoop
+        self,
+        owner: Owner,
+        settings: ConnectionSettings,
+        services: LoopServices,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.owner = owner
         self._settings = settings
@@ -269,9 +274,13 @@ class H1Connection(asyncio.Protocol):
 
     def _publish_sent(self, exchange: Exchange, data: bytes) -> None:
         head = data[: data.index(b"\r\n\r\n") + 4].decode("latin-1")
-        diagnostics.CLIENT_SEND_HEADERS.publish({"request": exchange, "headers": head, "socket": self.transport})
+        diagnostics.CLIENT_SEND_HEADERS.publish(
+            {"request": exchange, "headers": head, "socket": self.transport}
+        )
         if exchange.options.payload is not None:
-            diagnostics.REQUEST_BODY_CHUNK_SENT.publish({"request": exchange, "chunk": exchange.options.payload})
+            diagnostics.REQUEST_BODY_CHUNK_SENT.publish(
+                {"request": exchange, "chunk": exchange.options.payload}
+            )
         diagnostics.REQUEST_BODY_SENT.publish({"request": exchange})
 
     def _not_started(self, exchange: Exchange, error: BaseException | None) -> None:

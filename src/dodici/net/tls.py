@@ -8,9 +8,9 @@ do not resume.
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import truststore
@@ -91,20 +91,24 @@ def tls_context(
     return context
 
 
-def _make(verify: bool, ca: str | None, cert: Any, alpn: tuple[str, ...], max_sessions: int) -> ssl.SSLContext:
+def _make(
+    verify: bool, ca: str | None, cert: Any, alpn: tuple[str, ...], max_sessions: int
+) -> ssl.SSLContext:
     context: _SystemContext | _FileContext
     try:
         if ca is not None or not verify:
             context = _FileContext(ssl.PROTOCOL_TLS_CLIENT)
             if ca is not None:
-                folder = os.path.isdir(ca)
+                folder = Path(ca).is_dir()
                 context.load_verify_locations(cafile=None if folder else ca, capath=ca if folder else None)
         else:
             context = _SystemContext(ssl.PROTOCOL_TLS_CLIENT)
         if cert is not None:
             context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
     except (OSError, TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"cannot load TLS certificates (ca={ca!r}, cert={_shown(cert)}): {error}") from error
+        raise InvalidArgumentError(
+            f"cannot load TLS certificates (ca={ca!r}, cert={_shown(cert)}): {error}"
+        ) from error
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 from ..core.errors import socket_error
 
@@ -88,7 +88,7 @@ class UpgradedSocket:
         while chunk := await self.read(64 * 1024):
             yield chunk
 
-    async def __aenter__(self) -> UpgradedSocket:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

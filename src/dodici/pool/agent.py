@@ -58,7 +58,9 @@ class Agent(BaseDispatcher):
         self._leaving: set[Pool] = set()
         self._ending: list[asyncio.Future[None]] = []
         if factory is None:
-            Pool("http://localhost", **self._pool_options)  # a bad option is an error here, not at the first dispatch
+            Pool(
+                "http://localhost", **self._pool_options
+            )  # a bad option is an error here, not at the first dispatch
 
     @property
     def stats(self) -> dict[str, Any]:
@@ -90,9 +92,14 @@ class Agent(BaseDispatcher):
         if pool is None:
             if self._max_origins is not None and len(self._pools) >= self._max_origins:
                 raise MaxOriginsReachedError(
-                    f"cannot connect to {origin}: max_origins is {self._max_origins} and all are in use", origin=origin
+                    f"cannot connect to {origin}: max_origins is {self._max_origins} and all are in use",
+                    origin=origin,
                 )
-            pool = self._factory(origin, dict(self._pool_options)) if self._factory else Pool(origin, **self._pool_options)
+            pool = (
+                self._factory(origin, dict(self._pool_options))
+                if self._factory
+                else Pool(origin, **self._pool_options)
+            )
             if not isinstance(pool, Dispatcher):
                 raise InvalidArgumentError(f"factory must return a Dispatcher, not {pool!r}")
             if isinstance(pool, Pool):

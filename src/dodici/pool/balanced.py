@@ -13,7 +13,12 @@ from typing import Any
 
 from ..core.controller import refuse
 from ..core.dispatcher import Dispatcher
-from ..core.errors import BalancedPoolMissingUpstreamError, ClientClosedError, InvalidArgumentError, SocketError
+from ..core.errors import (
+    BalancedPoolMissingUpstreamError,
+    ClientClosedError,
+    InvalidArgumentError,
+    SocketError,
+)
 from ..core.handler import Handler
 from ..core.options import DispatchOptions, check_count
 from .base import BaseDispatcher, Origin
@@ -53,7 +58,9 @@ class BalancedPool(BaseDispatcher):
         **options: Any,
     ) -> None:
         super().__init__()
-        client_options({key: value for key, value in options.items() if key not in ("connections", "client_ttl")})
+        client_options(
+            {key: value for key, value in options.items() if key not in ("connections", "client_ttl")}
+        )
         self._max_weight = check_count("max_weight", max_weight, minimum=1)
         self._penalty = check_count("error_penalty", error_penalty, minimum=1)
         self._factory = factory
@@ -88,8 +95,14 @@ class BalancedPool(BaseDispatcher):
                 raise InvalidArgumentError(f"factory must return a Dispatcher, not {pool!r}")
             upstream = self._upstreams[key] = _Upstream(pool, self._max_weight)
             pool.on("connect", lambda origin, targets: self._healthier(upstream, origin, targets))
-            pool.on("connection_error", lambda o, targets, error: self._failed("connection_error", upstream, o, targets, error))
-            pool.on("disconnect", lambda o, targets, error: self._failed("disconnect", upstream, o, targets, error))
+            pool.on(
+                "connection_error",
+                lambda o, targets, error: self._failed("connection_error", upstream, o, targets, error),
+            )
+            pool.on(
+                "disconnect",
+                lambda o, targets, error: self._failed("disconnect", upstream, o, targets, error),
+            )
             pool.on("drain", lambda origin, targets: self.emit("drain", origin, [self, *targets]))
             self._reweigh()
         return self
@@ -150,7 +163,9 @@ class BalancedPool(BaseDispatcher):
         self._reweigh()
         self.emit("connect", origin, [self, *targets])
 
-    def _failed(self, event: str, upstream: _Upstream, origin: str, targets: list[Any], error: BaseException) -> None:
+    def _failed(
+        self, event: str, upstream: _Upstream, origin: str, targets: list[Any], error: BaseException
+    ) -> None:
         if event == "connection_error" or isinstance(error, SocketError):
             upstream.weight = max(1, upstream.weight - self._penalty)
             self._reweigh()

@@ -94,7 +94,9 @@ class BaseDispatcher(Dispatcher):
                 return None
         return exchange
 
-    def _check(self, options: DispatchOptions | Mapping[str, Any], handler: Handler) -> DispatchOptions | None:
+    def _check(
+        self, options: DispatchOptions | Mapping[str, Any], handler: Handler
+    ) -> DispatchOptions | None:
         try:
             checked = coerce_options(options)
         except DodiciError as error:
@@ -111,7 +113,7 @@ class BaseDispatcher(Dispatcher):
 
     async def close(self) -> None:
         if self._destroyed and self._closing is None:
-            raise ClientDestroyedError()
+            raise ClientDestroyedError
         if self._closing is None:
             self._closed = True
             self._closing = asyncio.ensure_future(self._close())
@@ -156,7 +158,9 @@ class Origin:
     def __init__(self, text: Any) -> None:
         if not isinstance(text, str):
             raise InvalidArgumentError(f"origin must be a str such as 'https://example.com', not {text!r}")
-        hint = f"invalid origin {text!r}: it must be scheme, host and port, such as 'https://example.com:8443'"
+        hint = (
+            f"invalid origin {text!r}: it must be scheme, host and port, such as 'https://example.com:8443'"
+        )
         try:
             parts = urlsplit(text)
             port = parts.port
@@ -177,7 +181,7 @@ class Origin:
 
 def _ascii_host(host: str, hint: str) -> str:
     if host.isascii():
-        if any(character in host for character in "\\^|<>\"{}`%"):
+        if any(character in host for character in '\\^|<>"{}`%'):
             raise InvalidArgumentError(hint)
         return host
     import idna

@@ -82,7 +82,12 @@ class Client(BaseDispatcher):
 
     @classmethod
     def in_pool(
-        cls, origin: Origin, options: ClientOptions, settings: ConnectionSettings, connect: Connect, parent: Parent
+        cls,
+        origin: Origin,
+        options: ClientOptions,
+        settings: ConnectionSettings,
+        connect: Connect,
+        parent: Parent,
     ) -> Client:
         """A client that shares what its pool has made once."""
         self = cls.__new__(cls)

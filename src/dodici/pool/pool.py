@@ -226,5 +226,3 @@ class Pool(BaseDispatcher):
     async def _gone(self) -> None:
         await asyncio.gather(*(client.shut() for client in self._ending))
         await goodbye(self.sockets)
-
-

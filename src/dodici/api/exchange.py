@@ -1,0 +1,120 @@
+"""One exchange from dispatch to response: what `request`, `stream` and the other verbs share."""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from typing import TYPE_CHECKING
+
+from .prepare import PrepareOptions, Settings, prepare, prepare_plain, recall
+from .receiver import InfoCallback, Receiver
+from .response import Response, refuse_error_status
+
+if TYPE_CHECKING:
+    from ..core.dispatcher import Dispatcher
+    from ..core.options import DispatchOptions
+
+
+def global_dispatcher() -> Dispatcher:
+    """The dispatcher of those who name none."""
+    from ..pool.default import get_global_dispatcher
+
+    return get_global_dispatcher()
+
+
+async def exchange_plain(
+    dispatcher: Dispatcher | None,
+    method: str | None,
+    url: str,
+    raise_for_status: bool = False,
+    on_info: InfoCallback | None = None,
+    settings: Settings | None = None,
+) -> Response:
+    """Send what is nothing but a method, a URL and perhaps settings; return when the head has arrived."""
+    if dispatcher is None:
+        dispatcher = global_dispatcher()
+    own = dispatcher.origin
+    if own is not None and url[:1] == "/":
+        url = own + url
+    options = recall((method, url) if settings is None else (method, url, *settings))
+    if options is None or (own is not None and options.origin != own):
+        options = prepare_plain(own, method, url, settings)
+    # From here on as in `exchange`, written out: this is what programs spend their time in, and a coroutine
+    # less saves a tenth of it.
+    receiver = Receiver(get_running_loop(), options, on_info)
+    waiter = receiver.waiter
+    dispatcher.dispatch(options, receiver)
+    try:
+        await waiter  # type: ignore[misc]
+    except BaseException:
+        receiver.abandon()
+        raise
+    if receiver.status_code == 0:
+        raise receiver.take_error()
+    response = Response(receiver)
+    if raise_for_status:
+        await refuse_error_status(response)
+    return response
+
+
+async def exchange_with(
+    dispatcher: Dispatcher | None,
+    method: str | None,
+    url: str,
+    raise_for_status: bool,
+    on_info: InfoCallback | None,
+    arguments: PrepareOptions,
+) -> Response:
+    """Send what needs preparing, and return the response when its head has arrived."""
+    if dispatcher is None:
+        dispatcher = global_dispatcher()
+    options = prepare(dispatcher.origin, url, method, **arguments)
+    return await exchange(dispatcher, options, raise_for_status, on_info)
+
+
+async def exchange(
+    dispatcher: Dispatcher, options: DispatchOptions, raise_for_status: bool, on_info: InfoCallback | None
+) -> Response:
+    """Dispatch, and return the response when its head has arrived."""
+    receiver = Receiver(get_running_loop(), options, on_info)
+    waiter = receiver.waiter
+    dispatcher.dispatch(options, receiver)
+    try:
+        await waiter  # type: ignore[misc]
+    except BaseException:
+        receiver.abandon()
+        raise
+    if receiver.status_code == 0:
+        raise receiver.take_error()
+    response = Response(receiver)
+    if raise_for_status:
+        await refuse_error_status(response)
+    return response
+
+
+class StreamContext:
+    """``async with`` around a `Response`. Leaving the block before the body has ended aborts the exchange."""
+
+    __slots__ = ("_dispatcher", "_on_info", "_options", "_raise_for_status", "_response")
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        options: DispatchOptions,
+        raise_for_status: bool,
+        on_info: InfoCallback | None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._options = options
+        self._raise_for_status = raise_for_status
+        self._on_info = on_info
+        self._response: Response | None = None
+
+    async def __aenter__(self) -> Response:
+        self._response = await exchange(
+            self._dispatcher, self._options, self._raise_for_status, self._on_info
+        )
+        return self._response
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._response is not None:
+            await self._response.aclose()
