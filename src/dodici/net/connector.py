@@ -151,11 +151,9 @@ class Connector:
                 "server_hostname": target.server_name or self.server_name or target.host,
                 "ssl_shutdown_timeout": _SHUTDOWN_SECONDS,
             }
-        try:
-            return await loop.create_connection(factory, sock=sock, **tls)
-        except BaseException:
-            sock.close()
-            raise
+        # From here on the socket is the loop's: if this is cancelled in the middle of a handshake, its
+        # transport still holds the descriptor for a turn, and closes it then.
+        return await loop.create_connection(factory, sock=sock, **tls)
 
     async def _open(self, target: ConnectTarget, loop: asyncio.AbstractEventLoop) -> socket.socket:
         if self.socket_path is not None:

@@ -701,7 +701,7 @@ class H1Connection(asyncio.Protocol):
     def _unblock(self) -> None:
         in_flight = self._fresh[-1] if self._fresh else self._running[-1] if self._running else None
         if in_flight is None:
-            self._blocked = self.closing = False
+            self._blocked = self._exclusive = self.closing = False
         else:
             self._blocked = bool(in_flight.options.blocking) and in_flight.status_code < 200
 
