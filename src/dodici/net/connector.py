@@ -143,7 +143,6 @@ class Connector:
         self, target: ConnectTarget, factory: ProtocolFactory
     ) -> tuple[asyncio.Transport, Any]:
         loop = asyncio.get_running_loop()
-        sock = await self._open(target, loop)
         tls: dict[str, Any] = {}
         if target.scheme == "https":
             tls = {
@@ -151,6 +150,7 @@ class Connector:
                 "server_hostname": target.server_name or self.server_name or target.host,
                 "ssl_shutdown_timeout": _SHUTDOWN_SECONDS,
             }
+        sock = await self._open(target, loop)
         # From here on the socket is the loop's: if this is cancelled in the middle of a handshake, its
         # transport still holds the descriptor for a turn, and closes it then.
         return await loop.create_connection(factory, sock=sock, **tls)

@@ -185,6 +185,11 @@ class H1Connection(asyncio.Protocol):
             self._services.batch.add(self)
         return True
 
+    def _stage(self) -> None:
+        if self._fresh and not self._staged:
+            self._staged = True
+            self._services.batch.add(self)
+
     def _maybe_last(self, last: bool) -> None:
         limit = self._settings.max_requests
         if last or (limit and self.served + len(self._running) + len(self._fresh) >= limit):
@@ -220,7 +225,8 @@ class H1Connection(asyncio.Protocol):
         host = self._settings.host
         was_waiting = bool(running)
         parts: list[bytes | memoryview] = []
-        while fresh and not self.dead:
+        # What lies behind a body with a task of its own waits for its end: nothing may slip in between.
+        while fresh and not self.dead and self._writer is None:
             exchange = fresh.popleft()
             self._starting = exchange
             exchange.attempt += 1
@@ -340,6 +346,7 @@ class H1Connection(asyncio.Protocol):
             diagnostics.REQUEST_BODY_SENT.publish({"request": exchange})
         if exchange.status_code < 200:
             self._arm_headers(exchange)
+        self._stage()
         self.owner.refill()
 
     def body_failed(self, exchange: Exchange, error: BaseException) -> None:
@@ -349,6 +356,7 @@ class H1Connection(asyncio.Protocol):
         if exchange.bytes_sent == 0:
             self._exclusive = False
             self._running.remove(exchange)
+            self._stage()
             self._not_started(exchange, error)
         else:
             annotate(error, phase="request")

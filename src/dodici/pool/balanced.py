@@ -94,6 +94,8 @@ class BalancedPool(BaseDispatcher):
             if not isinstance(pool, Dispatcher):
                 raise InvalidArgumentError(f"factory must return a Dispatcher, not {pool!r}")
             upstream = self._upstreams[key] = _Upstream(pool, self._max_weight)
+            # They serve the same, so any of them will do to make a URL of a path.
+            self.origin = self.origin or key
             pool.on("connect", lambda origin, targets: self._healthier(upstream, origin, targets))
             pool.on(
                 "connection_error",

@@ -70,9 +70,12 @@ class BaseDispatcher(Dispatcher):
 
     def _accept(self, options: DispatchOptions | Mapping[str, Any], handler: Handler) -> Exchange | None:
         """Check what `dispatch()` was given. None if it was refused, which the handler has been told."""
-        services = self._services
-        if services is None or get_running_loop() is not self._loop:
-            services = self._bind()
+        try:
+            here = get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        services = self._services if here else self._bind()
+        assert services is not None
         wants_controller = known_handlers.get(type(handler))
         if wants_controller is None or type(options) is not DispatchOptions or not options.plain:
             checked = self._check(options, handler)
