@@ -192,6 +192,34 @@ async def test_unknown_lengths_are_chunked() -> None:
     assert b"\r\n\r\nfrom a pipe\r\n" in body
 
 
+async def test_sources_are_closed_when_the_exchange_ends_early() -> None:
+    closed = []
+
+    async def source() -> Any:
+        try:
+            yield b"1"
+            yield b"2"
+        finally:
+            closed.append("async")
+
+    def plain() -> Any:
+        try:
+            yield b"1"
+        finally:
+            closed.append("plain")
+
+    file = io.BytesIO(b"x")
+    used = plain()
+    next(used)
+    encoded = encode(None, [("a", source()), ("b", used), ("c", file)], boundary="B")
+    pieces = aiter(encoded.body)
+    assert [await anext(pieces), await anext(pieces)][1] == b"1"
+    await pieces.aclose()
+    await encoded.body.aclose()
+    assert closed == ["async", "plain"]
+    assert not file.closed
+
+
 async def test_in_a_request() -> None:
     options = prepare(None, "http://h/", None, files={"f": io.BytesIO(b"data")}, data={"a": "1"})
     body = await collect(options.body)

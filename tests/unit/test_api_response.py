@@ -71,6 +71,7 @@ async def test_a_response_does_not_hold_the_request_body() -> None:
     fake = FakeDispatcher()
     response = await fake.request(URL, body=body)
     await response.bytes()
+    await turns()
     fake.plays.clear()
     del body
     gc.collect()
@@ -307,6 +308,7 @@ async def test_errors_leave_no_cycles() -> None:
         with pytest.raises(SocketError):
             await response.bytes()
         del response, _
+        await turns()
         found = [thing for thing in gc.get_objects() if type(thing).__name__ == "Receiver"]
         assert not found
     finally:

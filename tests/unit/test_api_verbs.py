@@ -359,7 +359,7 @@ async def test_stream_refuses_arguments_when_called() -> None:
     for arguments in ({"timeout": -1}, {"body": b"", "json": 1}):
         with pytest.raises(InvalidArgumentError):
             FakeDispatcher().stream("GET", URL, **arguments)
-    for method in ("CONNECT", None, "A B"):
+    for method in ("CONNECT", 3, "A B"):
         with pytest.raises(InvalidArgumentError):
             FakeDispatcher().stream(method, URL)  # type: ignore[arg-type]
 

@@ -190,6 +190,11 @@ class H1Connection(asyncio.Protocol):
             self._staged = True
             self._services.batch.add(self)
 
+    def rest(self) -> None:
+        """There is nothing to do: begin to count the idle time."""
+        if self.idle and not self.dead and not self._arm_idle(None):
+            self.kill(InformationalError("reset: idle connections are not kept"))
+
     def _maybe_last(self, last: bool) -> None:
         limit = self._settings.max_requests
         if last or (limit and self.served + len(self._running) + len(self._fresh) >= limit):
@@ -252,7 +257,10 @@ class H1Connection(asyncio.Protocol):
             else:
                 data = self._encode(exchange)
                 if data is None:
-                    continue  # its body has a task of its own, which writes the head, too
+                    # Its body has a task of its own, which writes the head, too. Till then no time runs.
+                    if not was_waiting:
+                        self._timer.deadline = NEVER
+                    continue
             exchange.bytes_sent = len(data)
             parts.append(data)
             if diagnostics.CLIENT_SEND_HEADERS.subscribers or diagnostics.REQUEST_BODY_SENT.subscribers:
@@ -376,7 +384,8 @@ class H1Connection(asyncio.Protocol):
             return
         first = running[0]
         if first._paused and first.status_code >= 200:
-            self._parser.paused = True
+            # Paused from another thread, whose call has not arrived yet.
+            self._hold()
         try:
             self._parser.feed(data)
         except DodiciError as error:
@@ -399,7 +408,7 @@ class H1Connection(asyncio.Protocol):
             return False
         if self._parser.paused:
             self._eof = True
-            return True
+            return self.transport.get_extra_info("ssl_object") is None  # TLS cannot be kept half open
         self._peer_ended(None)
         return False
 
@@ -710,6 +719,7 @@ class H1Connection(asyncio.Protocol):
         in_flight = self._fresh[-1] if self._fresh else self._running[-1] if self._running else None
         if in_flight is None:
             self._blocked = self._exclusive = self.closing = False
+            self.rest()
         else:
             self._blocked = bool(in_flight.options.blocking) and in_flight.status_code < 200
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from ..core.controller import refuse
@@ -121,8 +121,11 @@ class Agent(BaseDispatcher):
     def forward(self, event: str, origin: str, targets: list[Any], *args: Any) -> None:
         self.emit(event, origin, [self, *targets], *args)
 
-    async def _close(self) -> None:
-        self._by_spelling.clear()
+    def _close(self) -> Coroutine[Any, Any, None]:
+        self._by_spelling.clear()  # at once: what is dispatched from now on is refused
+        return self._close_pools()
+
+    async def _close_pools(self) -> None:
         await asyncio.gather(*(pool.close() for pool in list(self._pools.values())))
         await self._left()
         self._destroyed = True

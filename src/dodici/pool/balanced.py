@@ -139,6 +139,8 @@ class BalancedPool(BaseDispatcher):
     def _choose(self) -> _Upstream | None:
         """Weighted round robin over those that are not busy; the heaviest if all are."""
         order = self._order
+        if any(upstream.pool.closed for upstream in order):
+            order = [upstream for upstream in order if not upstream.pool.closed]
         if not order:
             return None
         for _ in range(len(order)):

@@ -92,7 +92,10 @@ class BaseDispatcher(Dispatcher):
         if diagnostics.REQUEST_CREATE.subscribers:
             diagnostics.REQUEST_CREATE.publish({"request": exchange})
         if wants_controller:
-            handler.on_dispatch(exchange)  # type: ignore[attr-defined]
+            try:
+                handler.on_dispatch(exchange)  # type: ignore[attr-defined]
+            except Exception as error:
+                exchange.fail(error)
             if exchange.done:
                 return None
         return exchange
@@ -115,6 +118,8 @@ class BaseDispatcher(Dispatcher):
     # -- closing: subclasses say what there is to wait for ---------------------------------------------
 
     async def close(self) -> None:
+        if self._loop is not None:
+            self._bind()
         if self._destroyed and self._closing is None:
             raise ClientDestroyedError
         if self._closing is None:
@@ -127,6 +132,8 @@ class BaseDispatcher(Dispatcher):
         raise NotImplementedError
 
     async def destroy(self, error: BaseException | None = None) -> None:
+        if self._loop is not None:
+            self._bind()
         self._closed = True
         if not self._destroyed:
             self._destroyed = True

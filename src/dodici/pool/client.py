@@ -15,9 +15,12 @@ from typing import Any, Protocol
 from ..core.controller import Exchange
 from ..core.errors import (
     ClientDestroyedError,
+    ConnectError,
     DodiciError,
     InformationalError,
     InvalidArgumentError,
+    SocketError,
+    TLSError,
     connect_error,
 )
 from ..core.handler import Handler
@@ -245,6 +248,8 @@ class Client(BaseDispatcher):
             # Nobody waits for the connection any more.
             self._connecting.cancel()
             self._connecting = None
+            if self._parent is not None:
+                self._parent.client_gone(self, failed=False)
         self.refill()
 
     def pause_exchange(self, exchange: Exchange) -> None:
@@ -271,6 +276,7 @@ class Client(BaseDispatcher):
             assert self._loop is not None
             name = self._server_name(exchange.options) if self._tls else None
             self._connecting = self._loop.create_task(self._make_connection(name))
+            self._connecting.add_done_callback(self._connect_ended)
 
     async def _make_connection(self, server_name: str | None) -> None:
         place = self._place
@@ -286,23 +292,29 @@ class Client(BaseDispatcher):
                 connection.kill(InformationalError("connect failed"))
             if self._connecting is task:
                 self._connecting = None
-                self._connect_failed(connect_error(error, f"{place.host}:{place.port}", origin=self.origin))
+                failure = connect_error(error, f"{place.host}:{place.port}", origin=self.origin)
+                self._connect_failed(failure, server_name)
             return
         except BaseException:
             for connection in made:
                 connection.kill(InformationalError("connect cancelled"))
             raise
         connection = made[0]
-        if self._connecting is not task or connection.dead:
+        if self._connecting is not task:
             connection.kill(InformationalError("no longer wanted"))
             return
         self._connecting = None
+        if connection.dead:
+            error = SocketError("other side closed", phase="connect", origin=self.origin)
+            self._connect_failed(error, server_name)
+            return
         connection.server_name = server_name
         self._connection = connection
         assert self._loop is not None
         self.connected_at = self._loop.time()
         self._forward("connect", self.origin, [])
         self.refill()
+        connection.rest()
 
     def _protocol(self, made: list[H1Connection]) -> H1Connection:
         assert self._services is not None
@@ -313,14 +325,28 @@ class Client(BaseDispatcher):
         connection.closed.add_done_callback(lambda _: self.sockets.discard(connection))
         return connection
 
-    def _connect_failed(self, error: DodiciError) -> None:
+    def _connect_ended(self, task: asyncio.Task[None]) -> None:
+        if self._connecting is task:
+            # Somebody else has cancelled it: nobody may wait for it any longer.
+            self._connecting = None
+            self._connect_failed(ConnectError("connecting was cancelled", origin=self.origin), None)
+
+    def _connect_failed(self, error: DodiciError, server_name: str | None) -> None:
         waiting = self._queue.clear()
+        spared: list[Exchange] = []
+        if isinstance(error, TLSError):
+            # A certificate says something of the name that was asked for, and nothing of other names.
+            spared = [each for each in waiting if self._server_name(each.options) != server_name]
+            waiting = [each for each in waiting if each not in spared]
+            for exchange in spared:
+                exchange.carrier = self
+            self._queue.push_front(spared)
         self._size -= len(waiting)
         self._drain_due = self._drain_due or (self.busy and self._size < self.limit)
         self.busy = self._size >= self.limit
         if self._parent is not None:
             # First out of the pool, so that what the callbacks dispatch does not come here.
-            self._parent.client_gone(self, failed=True)
+            self._parent.client_gone(self, failed=not spared)
         for index, exchange in enumerate(waiting):
             exchange.fail(error if index == 0 else _copy(error))
         self._forward("connection_error", self.origin, [], error)

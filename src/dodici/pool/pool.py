@@ -94,12 +94,14 @@ class Pool(BaseDispatcher):
         if exchange is None:
             return False
         free = self._free
+        expired: list[Client] | None = None
         while free:
             client = self._choose()
             if not client.in_free_list:
                 continue  # it left the pool while it lay here
             if self._ttl and client.connected and self._expired(client):
-                client.retire("client_ttl")
+                client.in_free_list = False
+                expired = [*(expired or ()), client]
                 continue
             client.take(exchange)
             if client.busy:
@@ -113,6 +115,10 @@ class Pool(BaseDispatcher):
             else:
                 exchange.carrier = self
                 self._queue.push(exchange)
+        if expired is not None:
+            for client in expired:
+                # Only now: a pool that stood empty in between would have been let go by its agent.
+                client.retire("client_ttl")
         if free or len(self._clients) < self._max:
             return True
         self._needs_drain = True

@@ -57,6 +57,8 @@ class ExchangeQueue:
     def clear(self) -> list[Exchange]:
         """Take all that wait."""
         items = [exchange for exchange in self._items if not exchange.done]
+        for exchange in items:
+            exchange.carrier = None  # who aborts one from the callback of another is not counted again
         self._items.clear()
         self.waiting = 0
         return items

@@ -71,7 +71,7 @@ __all__ = [
 
 if "pytest" in sys.modules:
     # The suite's plain asserts then fail with both sides shown, as in a test file.
-    sys.modules["pytest"].register_assert_rewrite("dodici.testing.conformance")
+    sys.modules["pytest"].register_assert_rewrite("dodici.testing.suite", "dodici.testing.target")
 
 
 def __getattr__(name: str) -> Any:

@@ -37,13 +37,14 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from urllib.parse import parse_qsl, quote
 
 from ..core.handler import DispatchHandler
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+
     from ..core.dispatcher import Dispatcher
 
 Message: TypeAlias = "MutableMapping[str, Any]"

@@ -17,9 +17,11 @@ import itertools
 import selectors
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from concurrent.futures import Executor
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")

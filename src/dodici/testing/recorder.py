@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..core.errors import InvalidArgumentError
 from ..core.headers import Headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ..core.controller import DispatchController
     from ..core.dispatcher import Dispatcher
