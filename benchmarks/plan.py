@@ -151,7 +151,7 @@ def scenarios(idle: int) -> tuple[Scenario, ...]:
         Scenario(name="h1-p1", title="13 bytes, 50 connections"),
         Scenario(
             name="h1-p10",
-            title="13 bytes, 50 connections, pipelining 10 (500 requests open)",
+            title="13 bytes, 50 connections, pipelining 10, blocking off (500 requests open)",
             job={"pipelining": 10, "concurrency": 500},
             only="pipelined",
             baseline="h1-p1",

@@ -87,7 +87,9 @@ class DodiciDispatch(Client):
 def options_of(job: Job) -> Callable[[], dodici.DispatchOptions]:
     """What gives the options of the next request: made once where they do not change."""
     if job.kind in {"get", "stream", "idle"}:
-        fixed = dodici.DispatchOptions(path=job.path, method="GET")
+        # Without blocking=False a pipelined request waits for the head of the one before it.
+        blocking = None if job.pipelining == 1 else False
+        fixed = dodici.DispatchOptions(path=job.path, method="GET", blocking=blocking)
     elif job.kind == "send":
         fixed = dodici.DispatchOptions(path=job.path, method="POST", body=body_of(job.upload))
     elif job.kind == "send-stream":

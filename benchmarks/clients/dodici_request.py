@@ -34,7 +34,11 @@ class DodiciRequest(Client):
         await self.pool.close()
 
     async def get(self, target: str) -> int:
-        response = await self.pool.request(target, method="GET")
+        if self.job.pipelining == 1:
+            response = await self.pool.request(target, method="GET")
+        else:
+            # Otherwise a pipelined request waits for the head of the one before it.
+            response = await self.pool.request(target, method="GET", blocking=False)
         return len(await response.bytes())
 
     async def stream(self, target: str) -> int:

@@ -43,7 +43,8 @@ async function * chunks () {
 
 // What is sent: made once where it does not change.
 let number = 0
-const fixed = { path: job.path, method: 'GET' }
+// Without blocking: false a pipelined request waits for the head of the one before it.
+const fixed = job.pipelining === 1 ? { path: job.path, method: 'GET' } : { path: job.path, method: 'GET', blocking: false }
 const options = {
   get: () => fixed,
   idle: () => fixed,
