@@ -138,11 +138,8 @@ NGINX = """
             location = /get {{ return 200 "hello"; }}
             location = /204 {{ return 204; }}
             location = /redirect {{ return 302 /get; }}
-            # nginx has no echo: it stores an upload into a file, which the second location serves.
+            # nginx has no echo of its own.
             location = /echo {{
-                proxy_pass http://127.0.0.1:{port}/store;
-            }}
-            location = /store {{
                 client_body_in_file_only clean;
                 proxy_pass http://127.0.0.1:{backend};
             }}

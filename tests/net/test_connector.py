@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import trustme
 
-from dodici import Agent, Client, ConnectError, ConnectTimeoutError, InvalidArgumentError, NameResolutionError, TLSError
+from dodici import (
+    Agent,
+    Client,
+    ConnectError,
+    ConnectTimeoutError,
+    InvalidArgumentError,
+    NameResolutionError,
+    TLSError,
+)
 from dodici.net.connector import Connector, ConnectTarget
 from dodici.testing import PeerConnection, ScriptedPeer
 
@@ -117,7 +125,9 @@ async def test_connect_timeout_covers_tls() -> None:
         await connection.closed()
 
     async with ScriptedPeer(silent) as peer:
-        async with Client(peer.origin.replace("http", "https"), connect_timeout=0.05, connect={"verify": False}) as client:
+        async with Client(
+            peer.origin.replace("http", "https"), connect_timeout=0.05, connect={"verify": False}
+        ) as client:
             with pytest.raises(ConnectTimeoutError) as caught:
                 await text(client)
         assert isinstance(caught.value, TimeoutError)
@@ -190,9 +200,14 @@ async def test_client_certificates(authority: trustme.CA, ca_file: str, tmp_path
             assert await text(client) == "ok"
 
 
-@pytest.mark.parametrize("options", [{"ca": "/nonexistent"}, {"cert": "/nonexistent"}, {"cert": ("a", "b", "c", "d")}])
+@pytest.mark.parametrize(
+    "options", [{"ca": "/nonexistent"}, {"cert": "/nonexistent"}, {"cert": ("a", "b", "c", "d")}]
+)
 async def test_files_that_cannot_be_read(options: dict[str, Any]) -> None:
-    async with ScriptedPeer(answer) as peer, Client(peer.origin.replace("http", "https"), connect=options) as client:
+    async with (
+        ScriptedPeer(answer) as peer,
+        Client(peer.origin.replace("http", "https"), connect=options) as client,
+    ):
         with pytest.raises(InvalidArgumentError, match="cannot load TLS certificates"):
             await text(client)
 

@@ -100,7 +100,9 @@ async def test_s2_2_an_exclusive_request_that_never_began_frees_the_connection(r
             if raises:
                 raise ZeroDivisionError
 
-        upload = send(client, "/upload", RecordingHandler(on_request_start=start), method="POST", body=endless())
+        upload = send(
+            client, "/upload", RecordingHandler(on_request_start=start), method="POST", body=endless()
+        )
         if not raises:
             upload.controller.abort()
         get = await fetch(client, "/get")
@@ -166,7 +168,10 @@ async def test_s2_6_a_blocked_upload_does_not_shorten_the_body_timeout() -> None
         while True:
             yield LARGE
 
-    async with ScriptedPeer(script) as peer, Client(peer.origin, headers_timeout=5, body_timeout=60) as client:
+    async with (
+        ScriptedPeer(script) as peer,
+        Client(peer.origin, headers_timeout=5, body_timeout=60) as client,
+    ):
         upload = await fetch(client, "/", method="POST", body=much())
         assert upload.error is None
         assert upload.body == b"ok"
@@ -255,7 +260,9 @@ async def answering_slowly(connection: PeerConnection) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_s2_2_pause_at_the_end_of_a_tls_connection_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_s2_2_pause_at_the_end_of_a_tls_connection_logs_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def script(connection: PeerConnection) -> None:
         await connection.read_request()
         await connection.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nall of it")
@@ -310,7 +317,11 @@ async def test_options_may_be_dispatched_by_several_dispatchers() -> None:
     # What a connection remembers of the options must not carry one origin's head to another.
     options = DispatchOptions(path="/same")
     async with ScriptedPeer(mirror) as one, ScriptedPeer(mirror) as two:
-        async with Client(one.origin) as first, Client(two.origin, pipelining=0) as second, Client(two.origin) as third:
+        async with (
+            Client(one.origin) as first,
+            Client(two.origin, pipelining=0) as second,
+            Client(two.origin) as third,
+        ):
             for client in (first, second, third, first, second):
                 recorder = RecordingHandler()
                 recorder.dispatch(client, options)
@@ -371,3 +382,86 @@ async def test_pool_serves_after_every_kind_of_failure() -> None:
             assert (await fetch(pool, target, method="POST")).error is not None
             assert (await fetch(pool, "/fine")).body == b"/fine"
             assert pool.stats.size == 0
+
+
+# -- a pipeline, one of which is aborted -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("position", [1, 2, 3])
+async def test_s2_2_abort_behind_a_response_that_has_begun_harms_nobody_else(position: int) -> None:
+    # The first is in mid-body: it can neither be told again from the beginning nor is there a reason to fail it.
+    more = asyncio.Event()
+
+    async def script(connection: PeerConnection) -> None:
+        for _ in range(4):
+            await connection.read_request()
+        await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf")
+        await more.wait()
+        await connection.send(b"half")
+        for index in range(1, 4):
+            await connection.respond(f"/{index}".encode())
+        await connection.closed()
+
+    async with ScriptedPeer([script, mirror]) as peer, Client(peer.origin, pipelining=4) as client:
+        events = Events(client)
+        recorders = [send(client, f"/{index}", blocking=False) for index in range(4)]
+        await recorders[0].received(4)
+        recorders[position].controller.abort(ZeroDivisionError())
+        assert isinstance(recorders[position].error, ZeroDivisionError)
+        await settle()
+        more.set()
+        for index, recorder in enumerate(recorders):
+            await recorder.wait()
+            if index != position:
+                assert recorder.body == (f"/{index}".encode() if index else b"halfhalf")
+                # Those before it are answered where they were sent, those behind it elsewhere.
+                assert recorder.starts == (1 if index < position else 2)
+        await events.wait("disconnect")
+        assert client.size == 0
+
+
+@virtual
+async def test_s2_6_deadline_behind_a_response_that_has_begun_harms_nobody_else() -> None:
+    async def script(connection: PeerConnection) -> None:
+        await connection.read_request()
+        await connection.read_request()
+        await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf")
+        await asyncio.sleep(20)
+        await connection.send(b"half")
+        await connection.closed()
+
+    async with ScriptedPeer(script) as peer, Client(peer.origin, pipelining=2) as client:
+        first = send(client, blocking=False)
+        second = send(client, blocking=False, timeout=5)
+        await second.wait()
+        assert isinstance(second.error, TimeoutError)
+        await first.wait()
+        assert first.body == b"halfhalf"
+        assert first.starts == 1
+
+
+async def test_s2_2_what_is_assigned_to_a_connection_lost_while_paused_goes_elsewhere() -> None:
+    # The end is only noticed through a write: the reading is paused.
+    async def once(connection: PeerConnection) -> None:
+        await connection.read_request()
+        await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody")
+        await lose.wait()
+        connection.reset()
+
+    lose = asyncio.Event()
+    async with ScriptedPeer([once, mirror]) as peer, Client(peer.origin, pipelining=3) as client:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        first = RecordingHandler(on_response_start=lambda controller, *_: controller.pause())
+        send(client, "/first", first)
+        await first.reached("on_response_start")
+        lose.set()
+        await peer.all_closed()
+        others = [send(client, f"/{index}", blocking=False) for index in range(2)]
+        await settle()
+        first.controller.resume()
+        await first.wait()
+        for index, recorder in enumerate(others):
+            await recorder.wait()
+            assert recorder.body == f"/{index}".encode()
+        assert reported == []

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import functools
 import gc
+import pathlib
 import socket
+import tempfile
 import threading
 import warnings
 from typing import Any
 
 import pytest
+import trustme
 from tests.peers.kit import Events, answering, fetch, ok, send
 
 import dodici
@@ -35,6 +38,14 @@ from dodici.testing.peers import make_tls
 async def held(connection: PeerConnection) -> None:
     await connection.read_request()
     await connection.stall()
+
+
+@functools.cache
+def ca_of_another() -> str:
+    """A file with the certificate of an authority that no server here has."""
+    path = pathlib.Path(tempfile.mkdtemp()) / "ca.pem"
+    path.write_bytes(trustme.CA().cert_pem.bytes())
+    return str(path)
 
 
 async def fails(*_: Any) -> Any:
@@ -362,3 +373,30 @@ async def test_s2_5_stale_connections_of_a_pool_are_counted_after_they_went() ->
         await fetch(pool)
         assert (await fetch(pool)).body == b"ok"
         assert pool.stats.retries == 1
+
+
+# -- connections that were not completely made -----------------------------------------------------------
+
+
+async def test_failed_handshakes_leave_nothing_in_the_pool() -> None:
+    async with (
+        ScriptedPeer(answering, tls=True) as peer,
+        Pool(peer.origin, connect={"ca": ca_of_another()}) as pool,
+    ):
+        for _ in range(3):
+            assert isinstance((await fetch(pool)).error, TLSError)
+        assert pool.sockets == set()
+
+
+async def test_requests_that_give_up_while_connecting_leave_nothing_in_the_pool() -> None:
+    async with ScriptedPeer(answering) as peer:
+        pool = Pool(peer.origin)
+        for turns in range(12):
+            recorder = send(pool)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            recorder.controller.abort()
+            await recorder.wait()
+        async with asyncio.timeout(2):
+            await pool.close()
+        assert pool.sockets == set()

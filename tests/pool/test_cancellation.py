@@ -100,7 +100,11 @@ async def scenario(step: Step, kind: str, tls: bool, turn: int) -> bool:
     assert isinstance(loop, CountingLoop)
     connect = {"ssl_context": make_tls().client_context} if tls else {}
     async with ScriptedPeer(answer, tls=tls) as peer:
-        pool = Agent(connections=1, connect=connect) if kind == "agent" else Pool(peer.origin, connections=1, connect=connect)
+        pool = (
+            Agent(connections=1, connect=connect)
+            if kind == "agent"
+            else Pool(peer.origin, connections=1, connect=connect)
+        )
         blocker = None
         if kind == "reused":
             await plain(pool, peer.origin)

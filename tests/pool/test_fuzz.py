@@ -46,7 +46,7 @@ def expected(target: str) -> bytes:
     return (target.encode() + b";") * (int(target[1:]) * 7919 % 300)
 
 
-async def misbehave(connection: PeerConnection, chance: random.Random) -> None:
+async def misbehave(connection: PeerConnection, chance: random.Random, pipelined: bool) -> None:
     while (request := await connection.next_request()) is not None:
         body = b"" if request.method == "HEAD" else expected(request.target)
         size = len(expected(request.target))
@@ -61,13 +61,15 @@ async def misbehave(connection: PeerConnection, chance: random.Random) -> None:
             await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (size + 9), body)
             return chance.choice((connection.close, connection.reset))()
         if kind == 3:
-            await connection.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % size, body)
+            await connection.send(
+                b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % size, body
+            )
             return connection.close()
         if kind == 4:
             await connection.send(b"HTTP/1.1 200 OK\r\n\r\n", body)
             return connection.close()
-        if kind == 5:
-            # One response too many.
+        if kind == 5 and not pipelined:
+            # One response too many. Behind a pipelined request nobody could tell it from the next answer.
             await connection.respond(body, length=size)
             await connection.respond(b"evil")
         elif kind == 6:
@@ -76,7 +78,9 @@ async def misbehave(connection: PeerConnection, chance: random.Random) -> None:
             await connection.stall()
             return None
         elif kind < 12:
-            await connection.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            await connection.send(
+                b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+            )
             if request.method != "HEAD":
                 for start in range(0, size, 500):
                     piece = body[start : start + 500]
@@ -137,7 +141,7 @@ async def test_whatever_happens(kind: str, seed: int) -> None:
 
     async def script(connection: PeerConnection) -> None:
         try:
-            await misbehave(connection, chance)
+            await misbehave(connection, chance, kind in ("pipelining", "pool"))
         except (PeerError, ConnectionError):
             pass  # the client went away in the middle of a request
 

@@ -33,7 +33,9 @@ connection.recv(1)
 
 async def sender() -> tuple[asyncio.subprocess.Process, int]:
     """A process that sends 100 MiB: its memory must not be counted as ours."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _SENDER, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _SENDER, stdout=asyncio.subprocess.PIPE
+    )
     assert process.stdout is not None
     return process, int(await process.stdout.readline())
 
@@ -88,9 +90,7 @@ async def test_an_upload_that_nobody_reads_holds_less_than_two_mebibytes(streame
         pool = Pool(peer.origin)
         before = memory()
         recorder = RecordingHandler()
-        recorder.dispatch(
-            pool, {"path": "/", "method": "POST", "body": source() if streamed else whole}
-        )
+        recorder.dispatch(pool, {"path": "/", "method": "POST", "body": source() if streamed else whole})
         last = -1
         while pulled != last or not streamed:
             last = pulled

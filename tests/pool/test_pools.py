@@ -81,7 +81,10 @@ async def test_client_ttl_replaces_connections() -> None:
 
 
 async def test_s2_5_max_requests_per_client() -> None:
-    async with ScriptedPeer(answer) as peer, Pool(peer.origin, connections=1, max_requests_per_client=2) as pool:
+    async with (
+        ScriptedPeer(answer) as peer,
+        Pool(peer.origin, connections=1, max_requests_per_client=2) as pool,
+    ):
         for _ in range(5):
             await text(pool)
         assert [len(connection.requests) for connection in peer.connections] == [2, 2, 1]
@@ -129,7 +132,12 @@ async def test_events_name_the_targets_outermost_first() -> None:
     async with ScriptedPeer(answer) as peer:
         async with Agent() as agent:
             for event in ("connect", "disconnect"):
-                agent.on(event, lambda origin, targets, *_, e=event: seen.append((e, [type(t).__name__ for t in targets])))
+                agent.on(
+                    event,
+                    lambda origin, targets, *_, e=event: seen.append(
+                        (e, [type(t).__name__ for t in targets])
+                    ),
+                )
             await text(agent, f"{peer.origin}/")
     assert seen == [("connect", ["Agent", "Pool", "Client"]), ("disconnect", ["Agent", "Pool", "Client"])]
 

@@ -78,6 +78,9 @@ class Owner(Protocol):
     def refill(self) -> None:
         """The connection may be able to take more."""
 
+    def requeue(self, exchanges: list[Exchange]) -> None:
+        """These are to be sent on another connection, in order and before all others."""
+
     def connection_gone(
         self,
         connection: H1Connection,
@@ -210,7 +213,29 @@ class H1Connection(asyncio.Protocol):
             exchange.fail(error)
             self.owner.refill()
         elif exchange in self._running:
-            self.kill(InformationalError("aborted"), failing=exchange, error=error)
+            first = self._running[0]
+            if first is exchange or first.status_code < 200:
+                self.kill(InformationalError("aborted"), failing=exchange, error=error)
+            else:
+                self._abort_behind(exchange, error)
+
+    def _abort_behind(self, exchange: Exchange, error: BaseException) -> None:
+        """Abort one that waits behind a response that has begun, which can neither be repeated nor should fail.
+
+        The connection goes when those before it have ended; the ones behind it go elsewhere at once.
+        """
+        self.closing = True
+        running = self._running
+        again = list(self._fresh)
+        self._fresh.clear()
+        while running[-1] is not exchange:
+            again.insert(0, running.pop())
+        running.pop()
+        self.owner.requeue(again)
+        self.owner.release(exchange)
+        annotate(error, phase="headers", reused=self.served > 0)
+        exchange.fail(error)
+        self.owner.refill()
 
     def pause_exchange(self, exchange: Exchange) -> None:
         if self._running and self._running[0] is exchange and exchange.status_code >= 200:
@@ -317,7 +342,7 @@ class H1Connection(asyncio.Protocol):
         return head
 
     def write_parts(self, exchange: Exchange, parts: list[bytes | memoryview]) -> None:
-        if self.dead:
+        if self.dead or self._lost is not None:
             return
         exchange.bytes_sent += sum(map(len, parts))
         if len(parts) > 1 and sum(map(len, parts)) <= _INLINE_BODY:
@@ -420,7 +445,12 @@ class H1Connection(asyncio.Protocol):
         if self.dead:
             return
         if self._parser.paused and self._running:
+            # What had arrived is still to be delivered; what was to be written goes elsewhere.
             self._lost = (exc,)
+            self.closing = True
+            again = list(self._fresh)
+            self._fresh.clear()
+            self.owner.requeue(again)
         else:
             self._peer_ended(exc)
 
@@ -722,6 +752,14 @@ class H1Connection(asyncio.Protocol):
             self.rest()
         else:
             self._blocked = bool(in_flight.options.blocking) and in_flight.status_code < 200
+
+    def give_up(self, reason: DodiciError) -> None:
+        """Close a connection that was not completely made, of whose end no loop may ever tell."""
+        self.kill(reason)
+        if self.transport is not None:
+            self.transport.abort()
+        if not self.closed.done():
+            self.closed.set_result(None)
 
     def kill(
         self,

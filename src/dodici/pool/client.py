@@ -289,7 +289,7 @@ class Client(BaseDispatcher):
                 raise InvalidArgumentError("connect= must connect the protocol that it was given")
         except Exception as error:
             for connection in made:
-                connection.kill(InformationalError("connect failed"))
+                connection.give_up(InformationalError("connect failed"))
             if self._connecting is task:
                 self._connecting = None
                 failure = connect_error(error, f"{place.host}:{place.port}", origin=self.origin)
@@ -297,7 +297,7 @@ class Client(BaseDispatcher):
             return
         except BaseException:
             for connection in made:
-                connection.kill(InformationalError("connect cancelled"))
+                connection.give_up(InformationalError("connect cancelled"))
             raise
         connection = made[0]
         if self._connecting is not task:
@@ -352,6 +352,12 @@ class Client(BaseDispatcher):
         self._forward("connection_error", self.origin, [], error)
         self.refill()
 
+    def requeue(self, exchanges: list[Exchange]) -> None:
+        for exchange in exchanges:
+            exchange.carrier = self
+            exchange.status_code = exchange.bytes_sent = exchange.bytes_read = 0
+        self._queue.push_front(exchanges)
+
     def connection_gone(
         self,
         connection: H1Connection,
@@ -366,10 +372,7 @@ class Client(BaseDispatcher):
         if stale and again:
             again[0].retried = True
             self._retries += 1
-        for exchange in again:
-            exchange.carrier = self
-            exchange.status_code = exchange.bytes_sent = exchange.bytes_read = 0
-        self._queue.push_front(again)
+        self.requeue(again)
         if failed is not None:
             exchange, error = failed
             self.release(exchange)

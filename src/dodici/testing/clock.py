@@ -135,13 +135,13 @@ class _JumpingSelector(selectors.BaseSelector):
         self.jobs = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or self.jobs:
-            # Only the outside world can go on: a thread, a signal, a peer in another process.
-            return self._real.select(None)
-        if timeout <= 0:
+        if timeout is not None and timeout <= 0:
             # Callbacks are ready, and may send: what they send is waited for again.
             self._quiet = 0
             return self._real.select(0)
+        if timeout is None or self.jobs:
+            # Only the outside world can go on: a thread, a signal, a peer in another process.
+            return self._real.select(None)
         # Ticks of a timer that wake nobody need no grace each: that would make an hour cost 15 seconds.
         ready = self._real.select(self._grace if self._quiet < _QUIET_JUMPS else 0)
         self._quiet += 1

@@ -269,7 +269,7 @@ class RecordingHandler:
             self._violation(f"headers are {type(headers).__name__}, not Headers")
         if not isinstance(status_message, str):
             self._violation(f"status_message is {type(status_message).__name__}, not str")
-        if 100 <= status_code < 200:
+        if isinstance(status_code, int) and 100 <= status_code < 200:
             self.informational.append((status_code, headers))
         else:
             self.status_code, self.headers, self.status_message = status_code, headers, status_message
