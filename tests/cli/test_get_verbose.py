@@ -60,7 +60,7 @@ def test_informational_heads_and_trailers(run):
         ran = run("-v", origin)
     assert ran.out == b"hi"
     received = _marked(ran.err, "<")
-    assert received[:2] == ["HTTP/1.1 103", "link: </a>"]
+    assert received[:2] == ["HTTP/1.1 103 Early Hints", "link: </a>"]
     assert received[-1] == "x-sum: 12"
 
 

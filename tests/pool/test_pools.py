@@ -129,16 +129,13 @@ async def test_agent_spellings_share_a_pool() -> None:
 
 async def test_events_name_the_targets_outermost_first() -> None:
     seen: list[tuple[str, list[str]]] = []
-    async with ScriptedPeer(answer) as peer:
-        async with Agent() as agent:
-            for event in ("connect", "disconnect"):
-                agent.on(
-                    event,
-                    lambda origin, targets, *_, e=event: seen.append(
-                        (e, [type(t).__name__ for t in targets])
-                    ),
-                )
-            await text(agent, f"{peer.origin}/")
+    async with ScriptedPeer(answer) as peer, Agent() as agent:
+        for event in ("connect", "disconnect"):
+            agent.on(
+                event,
+                lambda origin, targets, *_, e=event: seen.append((e, [type(t).__name__ for t in targets])),
+            )
+        await text(agent, f"{peer.origin}/")
     assert seen == [("connect", ["Agent", "Pool", "Client"]), ("disconnect", ["Agent", "Pool", "Client"])]
 
 

@@ -141,7 +141,7 @@ def test_importing_dodici_loads_next_to_nothing() -> None:
     print(f"import dodici: {best} ms, {len(loaded)} modules")
     assert {name.partition(".")[0] for name in loaded} & HEAVY == set()
     assert [name for name in loaded if name.startswith("dodici")] == ["dodici"]
-    assert len(loaded) < 25
+    assert len(loaded) < 60  # importlib, re and typing, and what they load
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ read, and even a lost connection is only noticed once everything that had arrive
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,7 +37,7 @@ from ..core.headers import Headers
 from ..core.options import BYTES
 from ..core.timers import COARSE, NEVER
 from ..wire.h1.head import Head, HeadCache
-from ..wire.h1.parser import BODYLESS, FRAMED, TAKEN_OVER, ResponseParser
+from ..wire.h1.parser import BODYLESS, FRAMED, TAKEN_OVER, UNTIL_CLOSE, ResponseParser
 from ..wire.h1.serializer import body_length, encode_head
 from .body import BodyWriter
 from .loop import LoopServices
@@ -114,6 +115,7 @@ class H1Connection(asyncio.Protocol):
         "_starting",
         "_timer",
         "_timers",
+        "_truncated",
         "_tunnel",
         "_writer",
         "closed",
@@ -149,6 +151,7 @@ class H1Connection(asyncio.Protocol):
         self._exclusive = False
         self._blocked = False
         self._eof = False
+        self._truncated = False
         self._lost: tuple[BaseException | None] | None = None
         self._room: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
@@ -431,6 +434,7 @@ class H1Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self.dead:
             return False
+        self._truncated = self._without_close_notify()
         if self._parser.paused:
             self._eof = True
             return self.transport.get_extra_info("ssl_object") is None  # TLS cannot be kept half open
@@ -444,6 +448,8 @@ class H1Connection(asyncio.Protocol):
             self._room.set_result(None)
         if self.dead:
             return
+        if exc is None and not self._eof and self.transport.get_extra_info("ssl_object") is not None:
+            self._truncated = True  # uvloop says no more of a connection that ended without close_notify
         if self._parser.paused and self._running:
             # What had arrived is still to be delivered; what was to be written goes elsewhere.
             self._lost = (exc,)
@@ -454,9 +460,23 @@ class H1Connection(asyncio.Protocol):
         else:
             self._peer_ended(exc)
 
+    def _without_close_notify(self) -> bool:
+        """Whether a TLS connection ended as anybody on the way could have ended it (RFC 9112 9.8)."""
+        ssl_object = self.transport.get_extra_info("ssl_object")
+        if ssl_object is None:
+            return False
+        try:
+            return bool(ssl_object.read(1) != b"")
+        except ssl.SSLZeroReturnError:
+            return False
+        except ssl.SSLError:
+            return True
+
     def _peer_ended(self, exc: BaseException | None) -> None:
         """The peer will send no more: complete what its end completes, and go."""
         error: DodiciError | None = None
+        if exc is None and self._truncated and self._parser.state == UNTIL_CLOSE:
+            exc = ConnectionResetError("TLS ended without close_notify: the body may be cut short")
         if exc is not None:
             error = socket_error(exc, "connection lost")
         elif self._running:

@@ -305,8 +305,8 @@ class Client(BaseDispatcher):
             return
         self._connecting = None
         if connection.dead:
-            error = SocketError("other side closed", phase="connect", origin=self.origin)
-            self._connect_failed(error, server_name)
+            closed = SocketError("other side closed", phase="connect", origin=self.origin)
+            self._connect_failed(closed, server_name)
             return
         connection.server_name = server_name
         self._connection = connection
