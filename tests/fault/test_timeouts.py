@@ -293,3 +293,18 @@ async def test_s2_6_timers_of_an_ended_exchange_fire_no_more() -> None:
         await recorder.wait()
         assert recorder.error is None
         assert client.stats.connected == 1
+
+
+@virtual
+async def test_s2_6_a_head_that_drips_gets_no_more_time() -> None:
+    async def drip(connection: PeerConnection) -> None:
+        await connection.read_request()
+        for byte in b"HTTP/1.1 200 OK\r\n" + b"x-field: value\r\n" * 100:
+            await connection.send(bytes([byte]))
+            await asyncio.sleep(0.5)
+
+    async with ScriptedPeer(drip) as peer, Client(peer.origin, headers_timeout=5) as client:
+        began = now()
+        recorder = await fetch(client)
+        assert isinstance(recorder.error, HeadersTimeoutError)
+        assert 5 <= now() - began < 7

@@ -423,7 +423,7 @@ class H1Connection(asyncio.Protocol):
             return
         if running:
             if not self._parser.paused:
-                self._arm(running[0])
+                self._arm(running[0], first)
             elif self._head is not None:
                 self._timer.deadline = NEVER
         elif self._tunnel is not None:
@@ -566,6 +566,8 @@ class H1Connection(asyncio.Protocol):
             raise SocketError("bad upgrade: the server switched protocols unasked")
         if status == 100 and self._writer is not None:
             self._writer.go_on()
+        if self._writer is None:
+            self._arm_headers(exchange)
         if diagnostics.REQUEST_HEADERS.subscribers:
             self._publish_head(exchange, head)
         try:
@@ -710,10 +712,11 @@ class H1Connection(asyncio.Protocol):
         else:
             self._timer.arm(seconds)
 
-    def _arm(self, first: Exchange) -> None:
+    def _arm(self, first: Exchange, before: Exchange) -> None:
         """After a read: what is awaited now, a head or more of a body?"""
         if self._head is None:
-            if self._writer is None:
+            # Once per head: one that comes a byte at a time gets no more time for that.
+            if first is not before and self._writer is None:
                 self._arm_headers(first)
             return
         seconds = first.options.body_timeout
