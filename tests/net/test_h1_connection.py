@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -465,3 +466,59 @@ async def test_s2_2_what_is_assigned_to_a_connection_lost_while_paused_goes_else
             await recorder.wait()
             assert recorder.body == f"/{index}".encode()
         assert reported == []
+
+
+# -- uploads that are cut --------------------------------------------------------------------------------
+
+
+def refuse_uploads(listener: socket.socket, count: int) -> None:
+    """Answer without reading the body, and close: the kernel resets the connection."""
+    for _ in range(count):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(ok(b"no", "connection: close\r\n", status=413))
+
+
+async def test_s2_7_an_answer_before_the_end_of_an_upload_is_read_though_the_upload_fails() -> None:
+    async def ready() -> AsyncIterator[bytes]:
+        while True:  # never suspends: the connection must see to it that others run
+            yield bytes(60_000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse_uploads, args=(listener, 20), daemon=True)
+        thread.start()
+        async with Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            for _ in range(20):
+                upload = await fetch(client, method="POST", body=ready())
+                assert (upload.status_code, upload.body) == (413, b"no"), upload.summary()
+        await asyncio.get_running_loop().run_in_executor(None, thread.join)
+
+
+async def test_s2_7_a_ready_source_does_not_starve_the_loop() -> None:
+    async def script(connection: PeerConnection) -> None:
+        await connection.read_head()
+        await connection.closed()
+
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    def ready() -> Any:
+        for _ in range(200):
+            yield bytes(60_000)
+
+    async with ScriptedPeer(script) as peer, Client(peer.origin) as client:
+        counting = asyncio.ensure_future(count())
+        upload = send(client, method="POST", body=ready())
+        await upload.reached("on_request_start")
+        while upload.controller.bytes_sent < 12_000_000:
+            await asyncio.sleep(0)
+        counting.cancel()
+        upload.controller.abort()
+        await upload.wait()
+        assert turns >= 40  # a turn for each 128 KiB, or two

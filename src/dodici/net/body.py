@@ -117,7 +117,13 @@ class BodyWriter:
                 self._continue.set_result(None)
             head = b""
         framer = BodyFramer(length, strict=self._strict)
+        turn = exchange.bytes_sent
         while True:
+            if exchange.bytes_sent - turn >= PIECE:
+                # Neither a ready source nor a quick peer suspends this task, and others want to run, too: the
+                # reader not least, since the server may have answered already.
+                turn = exchange.bytes_sent
+                await asyncio.sleep(0)
             await connection.writable()
             item = await anext(source, None)
             if item is None:

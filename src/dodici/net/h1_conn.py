@@ -16,6 +16,8 @@ read, and even a lost connection is only noticed once everything that had arrive
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections import deque
 from dataclasses import dataclass
@@ -44,6 +46,8 @@ from .loop import LoopServices
 from .tls import remember_session
 from .upgraded import UpgradedSocket
 
+_LEFT = 256 * 1024
+"""Bytes read of what a lost connection had still received."""
 _INLINE_BODY = 64 * 1024
 """Bytes up to which a body leaves with its head, in one write."""
 
@@ -356,9 +360,13 @@ class H1Connection(asyncio.Protocol):
 
     async def writable(self) -> None:
         """Return when the transport has room."""
+        if self.transport.is_closing():
+            # It takes all and sends nothing. Its end is about to be told, and `kill` then cancels who waits here.
+            await self._loop.create_future()
         if self._room is not None:
-            # Only a peer that does not read is a reason to give up; a source may take its time.
-            self._arm_headers(self._running[0])
+            if self._head is None:
+                # Only a peer that does not read is a reason to give up; a source may take its time.
+                self._arm_headers(self._running[0])
             await asyncio.shield(self._room)
             if not self._parser.paused and not self.dead and not self._head:
                 self._timer.disarm()
@@ -450,6 +458,10 @@ class H1Connection(asyncio.Protocol):
             return
         if exc is None and not self._eof and self.transport.get_extra_info("ssl_object") is not None:
             self._truncated = True  # uvloop says no more of a connection that ended without close_notify
+        if exc is not None and self._writer is not None and not self._parser.paused:
+            self._read_left()
+            if self.dead:
+                return
         if self._parser.paused and self._running:
             # What had arrived is still to be delivered; what was to be written goes elsewhere.
             self._lost = (exc,)
@@ -471,6 +483,20 @@ class H1Connection(asyncio.Protocol):
             return False
         except ssl.SSLError:
             return True
+
+    def _read_left(self) -> None:
+        """Read what asyncio left in the socket when a write failed: the answer to a request that was refused
+        before its end, mostly. uvloop reads it by itself.
+        """
+        if type(self.transport).__module__ != "asyncio.selector_events":
+            return
+        try:
+            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as left:
+                data = left.recv(_LEFT)
+        except OSError:
+            return
+        if data:
+            self.data_received(data)
 
     def _peer_ended(self, exc: BaseException | None) -> None:
         """The peer will send no more: complete what its end completes, and go."""
