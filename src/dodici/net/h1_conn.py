@@ -641,22 +641,18 @@ class H1Connection(asyncio.Protocol):
         if diagnostics.REQUEST_TRAILERS.subscribers:
             diagnostics.REQUEST_TRAILERS.publish({"request": exchange, "trailers": trailers})
         owner = self.owner
-        if keep:
-            owner.release(exchange)
-            try:
-                exchange.handler.on_response_end(exchange, trailers)
-            except Exception as error:
-                self._end_raised(exchange, error)
-            owner.refill()
-        else:
+        if not keep:
             # Not one byte more may be taken for a response: the parser stops before the callback is made.
             self._parser.stop()
             self.closing = True
-            owner.release(exchange)
-            try:
-                exchange.handler.on_response_end(exchange, trailers)
-            except Exception as error:
-                self._end_raised(exchange, error)
+        owner.release(exchange)
+        try:
+            exchange.handler.on_response_end(exchange, trailers)
+        except Exception as error:
+            self._end_raised(exchange, error)
+        if keep:
+            owner.refill()
+        else:
             self.kill(InformationalError("reset: the connection is not kept alive"))
         return bool(running)
 
