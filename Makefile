@@ -22,6 +22,7 @@ demo: $(VENV)/.all scripts/system_packages.sh  ## start a real server and send i
 
 test: $(VENV)/.test  ## the whole suite; ARGS="-k name" passes options to pytest
 	@sh scripts/system_packages.sh test
+	@sh scripts/node_packages.sh
 	@# What bounds time and memory runs first and alone; exit code 5 says that nothing was selected.
 	$(BIN)/python -m pytest -m perf $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not perf" $(ARGS)

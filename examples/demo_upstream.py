@@ -8,7 +8,9 @@ Behind nginx it answers /app/...; without nginx it serves everything.
     /app/flaky?id=  503 the first time that an id is seen, then JSON with the number of the attempt
     /app/slow       answers after a minute, or never
 
-    python demo_upstream.py PORT FOLDER
+    python demo_upstream.py FOLDER
+
+It listens on a free loopback port, whose number is the first line that it prints.
 """
 
 from __future__ import annotations
@@ -128,5 +130,7 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    Handler.folder = Path(sys.argv[2])
-    Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    Handler.folder = Path(sys.argv[1])
+    server = Server(("127.0.0.1", 0), Handler)
+    print(server.server_port, flush=True)
+    server.serve_forever()

@@ -1,19 +1,20 @@
-"""Servers that are not ours, each started once, each with the same set of paths.
+"""Servers that are not ours, each started once.
+
+Those of HTTP/1.1 have the same set of paths:
 
 /get        200, `hello`                       /echo       POST: the body back
 /204        204                                /redirect   302, location: /get
 /large      4 MiB of `pattern()`
+
+Those of HTTP/2 have the paths that tests/peers/h2_peers.py says, and those that stand in front of an application
+the ones of `dodici.testing.app`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import shutil
 import socket
-import subprocess
-import textwrap
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from tests.peers.asgi import UvicornServer
+from tests.peers.h2_peers import Granian, H2o, Haproxy, Hypercorn, Nghttpd, Nginx, Node
+from tests.peers.processes import (
+    listening,
+    nginx_folders,
+    port_of,
+    printed_line,
+    program,
+    start,
+    start_nginx,
+    stop,
+)
 
-from dodici.testing import pattern
+from dodici.testing import conformance_app, pattern
 
 LARGE = 4 << 20
 
@@ -42,92 +55,46 @@ class Server:
 PATHS = {name: f"/{name}" for name in ("get", "echo", "204", "redirect", "large")}
 
 
-def program(name: str, package: str) -> str:
-    """The path of an installed program; skip without it, fail where CI is to have everything."""
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin")
-    if found is None:
-        said = f"{name} is not installed: apt-get install {package}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(said)
-        pytest.skip(said)
-    return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]  # type: ignore[no-any-return]
-
-
-def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(500):
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended with {process.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        # Another process: there is no event to wait for.
-        threading.Event().wait(0.02)
-    raise RuntimeError("the server does not listen")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(10)
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """The authority of every certificate here."""
+    return trustme.CA()
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A certificate and a key as files, of a CA that `make_tls().client_context` does not know: see `client_tls`."""
-    return _certificate(tmp_path_factory.mktemp("tls"))[:2]
-
-
-_made: dict[str, Any] = {}
-
-
-def _certificate(folder: Path) -> tuple[str, str, Any]:
-    if not _made:
-        import ssl
-
-        import trustme
-
-        authority = trustme.CA()
-        leaf = authority.issue_cert("127.0.0.1", "localhost")
-        chain, key = folder / "chain.pem", folder / "key.pem"
-        chain.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
-        key.write_bytes(leaf.private_key_pem.bytes())
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        _made.update(chain=str(chain), key=str(key), context=context)
-    return _made["chain"], _made["key"], _made["context"]
+def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate and a key as files."""
+    folder = tmp_path_factory.mktemp("tls")
+    leaf = authority.issue_cert("127.0.0.1", "localhost")
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    key.write_bytes(leaf.private_key_pem.bytes())
+    return str(chain), str(key)
 
 
 @pytest.fixture(scope="session")
-def client_tls(certificate: tuple[str, str]) -> Any:
+def ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The authority as a file."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
     """A client's context that trusts `certificate`."""
-    return _made["context"]
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
 
 
 # ----------------------------------------------------------------------------------------- nginx
 
 NGINX = """
-    daemon off;
     worker_processes 1;
-    pid {folder}/pid;
-    error_log {folder}/error.log;
     events {{ worker_connections 512; }}
     http {{
-        access_log off;
-        client_body_temp_path {folder}/body;
-        proxy_temp_path {folder}/proxy;
-        fastcgi_temp_path {folder}/fastcgi;
-        uwsgi_temp_path {folder}/uwsgi;
-        scgi_temp_path {folder}/scgi;
+        {folders}
         client_max_body_size 100m;
         server {{
             listen 127.0.0.1:{port};
@@ -141,38 +108,11 @@ NGINX = """
             # nginx has no echo of its own.
             location = /echo {{
                 client_body_in_file_only clean;
-                proxy_pass http://127.0.0.1:{backend};
+                proxy_pass {backend}/echo;
             }}
         }}
     }}
 """
-
-
-def _nginx(folder: Path, certificate: tuple[str, str]) -> tuple[subprocess.Popen[bytes], int, int]:
-    binary = program("nginx", "nginx-light")
-    (folder / "www").mkdir()
-    (folder / "www" / "large").write_bytes(pattern(LARGE))
-    folder.chmod(0o755)
-    port, tls_port = free_port(), free_port()
-    config = folder / "nginx.conf"
-    config.write_text(
-        textwrap.dedent(NGINX).format(
-            folder=folder,
-            port=port,
-            tls_port=tls_port,
-            chain=certificate[0],
-            key=certificate[1],
-            backend=_made["backend"],
-        )
-        + ("" if os.getuid() else "user root;\n")
-    )
-    process = subprocess.Popen(
-        [binary, "-c", str(config), "-p", str(folder), "-e", str(folder / "error.log")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_until_listening(port, process)
-    return process, port, tls_port
 
 
 @pytest.fixture(scope="session")
@@ -180,8 +120,21 @@ def nginx(
     tmp_path_factory: pytest.TempPathFactory, certificate: tuple[str, str], uvicorn: Server
 ) -> Iterator[tuple[Server, Server]]:
     program("nginx", "nginx-light")
-    _made["backend"] = uvicorn.origin.rpartition(":")[2] + "/echo"
-    process, port, tls_port = _nginx(tmp_path_factory.mktemp("nginx"), certificate)
+    folder = tmp_path_factory.mktemp("nginx")
+    (folder / "www").mkdir()
+    (folder / "www" / "large").write_bytes(pattern(LARGE))
+    sockets = listening(2)
+    port, tls_port = map(port_of, sockets)
+    config = NGINX.format(
+        folder=folder,
+        folders=nginx_folders(folder),
+        port=port,
+        tls_port=tls_port,
+        chain=certificate[0],
+        key=certificate[1],
+        backend=uvicorn.origin,
+    )
+    process = start_nginx(config, folder, sockets)
     yield (
         Server("nginx", f"http://127.0.0.1:{port}", PATHS),
         Server("nginx-tls", f"https://127.0.0.1:{tls_port}", PATHS),
@@ -205,25 +158,24 @@ function answer(request, response) {
     default: response.writeHead(404); response.end();
   }
 }
-http.createServer(answer).listen(%(port)d, '127.0.0.1');
-https.createServer({cert: fs.readFileSync('%(chain)s'), key: fs.readFileSync('%(key)s')}, answer).listen(%(tls_port)d, '127.0.0.1');
+const plain = http.createServer(answer);
+const tls = https.createServer({cert: fs.readFileSync('%(chain)s'), key: fs.readFileSync('%(key)s')}, answer);
+const listening = (server) => new Promise((done) => server.listen(0, '127.0.0.1', done));
+Promise.all([listening(plain), listening(tls)]).then(() => {
+  console.log(`${plain.address().port} ${tls.address().port}`);
+});
 """
 
 
 @pytest.fixture(scope="session")
-def node(certificate: tuple[str, str]) -> Iterator[tuple[Server, Server]]:
+def node(
+    tmp_path_factory: pytest.TempPathFactory, certificate: tuple[str, str]
+) -> Iterator[tuple[Server, Server]]:
     binary = program("node", "nodejs")
-    port, tls_port = free_port(), free_port()
-    script = NODE % {
-        "large": LARGE,
-        "port": port,
-        "tls_port": tls_port,
-        "chain": certificate[0],
-        "key": certificate[1],
-    }
-    process = subprocess.Popen([binary, "-e", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until_listening(port, process)
-    wait_until_listening(tls_port, process)
+    log = tmp_path_factory.mktemp("node") / "log"
+    script = NODE % {"large": LARGE, "chain": certificate[0], "key": certificate[1]}
+    process = start([binary, "-e", script], log, prints=True)
+    port, tls_port = printed_line(process, log).split()
     yield (
         Server("node", f"http://127.0.0.1:{port}", PATHS),
         Server("node-tls", f"https://127.0.0.1:{tls_port}", PATHS),
@@ -384,3 +336,61 @@ def server(request: pytest.FixtureRequest) -> Server:
     base, _, tls = name.partition("-")
     found = request.getfixturevalue(base)
     return found[1 if tls else 0] if isinstance(found, tuple) else found  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------------------------- HTTP/2
+
+
+@pytest.fixture(scope="session")
+def application() -> Iterator[str]:
+    """The origin of the conformance app over HTTP/1.1, for servers that pass requests on."""
+    with UvicornServer(conformance_app) as server:
+        yield server.origin
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For servers that run for the whole session; each makes a folder in it."""
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def nginx_h2(folder: Path, certificate: tuple[str, str], application: str) -> Iterator[Nginx]:
+    with Nginx(folder / "nginx", certificate, application) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nghttpd(folder: Path, certificate: tuple[str, str]) -> Iterator[Nghttpd]:
+    with Nghttpd(folder / "nghttpd", certificate) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def node_h2(folder: Path, certificate: tuple[str, str]) -> Iterator[Node]:
+    with Node(folder / "node", certificate) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def h2o(folder: Path, certificate: tuple[str, str], application: str) -> Iterator[H2o]:
+    with H2o(folder / "h2o", certificate, application) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def haproxy(folder: Path, certificate: tuple[str, str], application: str) -> Iterator[Haproxy]:
+    with Haproxy(folder / "haproxy", certificate, application) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def granian(folder: Path, certificate: tuple[str, str]) -> Iterator[Granian]:
+    with Granian(folder / "granian", certificate, "dodici.testing:conformance_app") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def hypercorn(certificate: tuple[str, str]) -> Iterator[Hypercorn]:
+    with Hypercorn(certificate, conformance_app) as server:
+        yield server
