@@ -10,7 +10,8 @@ from tests.property.strategies import fields, tokens
 
 from dodici.core.errors import DodiciError
 from dodici.core.options import BYTES, DispatchOptions
-from dodici.wire.h1.serializer import CHUNKED, NO_LENGTH, BodyFramer, as_chunk, body_length, encode_head
+from dodici.wire.body import CHUNKED, NO_LENGTH, as_chunk, body_length
+from dodici.wire.h1.serializer import BodyFramer, encode_head
 
 _path = "".join(map(chr, [0x21, 0x22, *range(0x24, 0x7F)]))
 paths = st.text(_path, max_size=20).map("/".__add__)

@@ -59,6 +59,8 @@ CODES = {
     "TLSError": ("DODICI_ERR_TLS", ConnectionError),
     "BodyUnusableError": ("DODICI_ERR_BODY_UNUSABLE", RuntimeError),
     "DecompressionError": ("DODICI_ERR_DECOMPRESSION", ValueError),
+    "GrpcError": ("DODICI_ERR_GRPC", DodiciError),
+    "GrpcDeadlineError": ("DODICI_ERR_GRPC", TimeoutError),
 }
 
 

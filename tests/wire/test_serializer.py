@@ -9,15 +9,8 @@ import pytest
 
 from dodici.core.errors import InvalidArgumentError, RequestContentLengthMismatchError
 from dodici.core.options import DispatchOptions
-from dodici.wire.h1.serializer import (
-    CHUNKED,
-    NO_LENGTH,
-    BodyFramer,
-    as_chunk,
-    body_length,
-    empty_body_length,
-    encode_head,
-)
+from dodici.wire.body import CHUNKED, NO_LENGTH, as_chunk, body_length, empty_body_length
+from dodici.wire.h1.serializer import BodyFramer, encode_head
 
 
 def encode(close: bool = False, length: int | None = None, **given: Any) -> bytes:

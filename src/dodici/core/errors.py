@@ -17,6 +17,8 @@
     ├── BodyTimeoutError    (TimeoutError)   UND_ERR_BODY_TIMEOUT
     ├── RequestTimeoutError (TimeoutError)   DODICI_ERR_REQUEST_TIMEOUT
     ├── SocketError         (ConnectionError)  UND_ERR_SOCKET
+    │   ├── HTTP2Error                       DODICI_ERR_HTTP2
+    │   │   └── StreamResetError             DODICI_ERR_HTTP2_STREAM
     │   └── ConnectError                     the errno's name, or DODICI_ERR_CONNECT
     │       ├── ConnectionRefused (ConnectionRefusedError)  ECONNREFUSED
     │       ├── NameResolutionError (socket.gaierror)       ENOTFOUND
@@ -31,7 +33,9 @@
     ├── RequestRetryError                    UND_ERR_REQ_RETRY
     ├── ResponseError                        UND_ERR_RESPONSE
     ├── BodyUnusableError (RuntimeError)     DODICI_ERR_BODY_UNUSABLE
-    └── DecompressionError (ValueError)      DODICI_ERR_DECOMPRESSION
+    ├── DecompressionError (ValueError)      DODICI_ERR_DECOMPRESSION
+    └── GrpcError                            DODICI_ERR_GRPC
+        └── GrpcDeadlineError (TimeoutError) DODICI_ERR_GRPC
 
 Codes that undici defines keep its spelling. Each class is also the builtin that Python programs already
 catch. What is needed to act on an error travels with it, and survives pickling.
@@ -43,7 +47,10 @@ import errno as _errno
 import socket as _socket
 from typing import TYPE_CHECKING, Any
 
+from .grpc_status import GrpcStatus
+
 if TYPE_CHECKING:
+    from ..wire.grpc.metadata import GrpcMetadata
     from .headers import Headers
 
 
@@ -219,6 +226,22 @@ class SocketError(DodiciError, ConnectionError):
     code = "UND_ERR_SOCKET"
 
 
+class HTTP2Error(SocketError):
+    """The peer broke the rules of HTTP/2, or ended the connection with an error.
+
+    `error_code` is the number of RFC 9113 section 7 that was sent or received.
+    """
+
+    code = "DODICI_ERR_HTTP2"
+    error_code: int = 0
+
+
+class StreamResetError(HTTP2Error):
+    """The server reset this request's stream; the connection goes on. `error_code` says why."""
+
+    code = "DODICI_ERR_HTTP2_STREAM"
+
+
 class ConnectError(SocketError):
     """No connection could be made."""
 
@@ -322,6 +345,42 @@ class DecompressionError(DodiciError, ValueError):
     """The compressed body is broken, or larger than allowed once decompressed."""
 
     code = "DODICI_ERR_DECOMPRESSION"
+
+
+class GrpcError(DodiciError):
+    """The gRPC call ended with a status other than OK.
+
+    Attributes:
+        status: the status that the server sent, or that stands for what failed on the way; then
+            `__cause__` is what failed.
+        message: the server's text, or the reason; may be empty.
+        details: `grpc-status-details-bin`, where the server sent it: mostly a `google.rpc.Status`.
+        initial_metadata, trailing_metadata: what had arrived.
+    """
+
+    code = "DODICI_ERR_GRPC"
+    status: GrpcStatus = GrpcStatus.UNKNOWN
+    details: bytes | None = None
+    initial_metadata: GrpcMetadata | None = None
+    trailing_metadata: GrpcMetadata | None = None
+
+    def __init__(self, message: str = "", *, status: GrpcStatus | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        if status is not None:
+            self.status = status
+            self.args = (message,)  # a server may send no text, and then none is made up
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if "status" not in self.__dict__:
+            return text
+        return f"{self.status.name}: {text}" if text else self.status.name
+
+
+class GrpcDeadlineError(GrpcError, TimeoutError):
+    """The gRPC call's status is DEADLINE_EXCEEDED, whether the server said so or the clock here."""
+
+    status = GrpcStatus.DEADLINE_EXCEEDED
 
 
 def socket_error(cause: BaseException | None, message: str, **facts: Any) -> SocketError:

@@ -33,6 +33,8 @@ ERROR_CODES = frozenset(
         "EPIPE",
         "ETIMEDOUT",
         "DODICI_ERR_CONNECT",
+        "DODICI_ERR_HTTP2",
+        "DODICI_ERR_HTTP2_STREAM",
         "UND_ERR_CONNECT_TIMEOUT",
         "UND_ERR_RES_CONTENT_LENGTH_MISMATCH",
         "UND_ERR_SOCKET",
