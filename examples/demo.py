@@ -47,6 +47,7 @@ async def perform(server: DemoServer, console: Console, *, quick: bool) -> list[
     async with dodici.Pool(server.origin, connections=50) as pool:
         stage = Stage(
             origin=server.origin,
+            h2_origin=server.h2_origin,
             size=server.size,
             sha256=server.sha256,
             concurrent=200 if quick else 1000,

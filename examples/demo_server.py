@@ -1,4 +1,8 @@
-"""Starts the servers of the demo, on free loopback ports and in a temporary folder, and removes both."""
+"""Starts the servers of the demo, on free loopback ports and in a temporary folder, and removes both.
+
+No port is chosen, given up and hoped for: whoever else runs on the machine could take it in between. Python's server
+binds a port of the system's choice and prints its number; nginx inherits a socket that listens already.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 MEBIBYTE = 1 << 20
 _PATH = os.pathsep.join(
@@ -39,6 +43,7 @@ http {{
     scgi_temp_path {root}/scgi;
     server {{
         listen 127.0.0.1:{port} backlog=1024;
+        listen 127.0.0.1:{h2_port} http2;
         root {root};
         location = / {{ return 200 "Hello, world!"; }}
         location /files/ {{ }}
@@ -62,6 +67,7 @@ class DemoServer:
 
     Attributes:
         origin: where to send requests.
+        h2_origin: where the same server speaks HTTP/2; None without nginx.
         name: what answers there.
         size, sha256: of the file at `/files/large.bin`.
     """
@@ -72,6 +78,7 @@ class DemoServer:
         self.sha256 = ""
         self.name = ""
         self.origin = ""
+        self.h2_origin: str | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
         self._root: Path | None = None
 
@@ -104,28 +111,63 @@ class DemoServer:
         folder = root / "files"
         folder.mkdir()
         self._write_large(folder / "large.bin")
-        upstream = free_port()
-        script = Path(__file__).with_name("demo_upstream.py")
-        application = self._spawn([sys.executable, str(script), str(upstream), str(folder)], root)
-        wait_for_port(upstream, application, root / "log")
+        upstream = self._start_python(folder, root / "log")
         python = f"http.server of Python {sys.version.split()[0]}"
         nginx = shutil.which("nginx", path=_PATH) if self._nginx else None
         if nginx is None:
             self.name = f"{python} ({'nginx is not installed' if self._nginx else 'without nginx, as asked'})"
             self.origin = f"http://127.0.0.1:{upstream}"
             return
-        port = free_port()
-        config = root / "nginx.conf"
-        # Started as root, nginx would give its worker to a user who cannot write the folder.
-        user = "user root;" if os.geteuid() == 0 else ""
-        config.write_text(
-            _CONFIG.format(root=root, port=port, upstream=upstream, user=user, connections=1024)
-        )
-        server = self._spawn([nginx, "-p", str(root), "-c", str(config), "-e", str(root / "error.log")], root)
-        wait_for_port(port, server, root / "error.log")
+        port, h2_port = self._start_nginx(nginx, root, upstream)
         version = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=False).stderr
         self.name = f"{version.rpartition(' ')[2].strip() or 'nginx'}, one worker, in front of {python}"
         self.origin = f"http://127.0.0.1:{port}"
+        self.h2_origin = f"http://127.0.0.1:{h2_port}"
+
+    def _start_python(self, folder: Path, log: Path) -> int:
+        script = Path(__file__).with_name("demo_upstream.py")
+        process = self._spawn([sys.executable, str(script), str(folder)], log, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with process.stdout as said:
+            port = said.readline()
+        if not port:
+            raise not_started(log)
+        return int(port)
+
+    def _start_nginx(self, nginx: str, root: Path, upstream: int) -> tuple[int, int]:
+        config, log = root / "nginx.conf", root / "error.log"
+        with ExitStack() as stack:
+            with (
+                socket.create_server(("127.0.0.1", 0)) as listening,
+                socket.create_server(("127.0.0.1", 0)) as listening_h2,
+            ):
+                # nginx takes connections until there are none, and would wait for the next one in a blocking socket.
+                listening.setblocking(False)
+                listening_h2.setblocking(False)
+                host, port = listening.getsockname()
+                h2_port = listening_h2.getsockname()[1]
+                # Waits in the socket's queue: nginx will answer it, or end and so reset it.
+                first = stack.enter_context(socket.create_connection((host, port), timeout=15))
+                # Started as root, nginx would give its worker to a user who cannot write the folder.
+                user = "user root;" if os.geteuid() == 0 else ""
+                config.write_text(
+                    _CONFIG.format(
+                        root=root, port=port, h2_port=h2_port, upstream=upstream, user=user, connections=1024
+                    )
+                )
+                command = [nginx, "-p", str(root), "-c", str(config), "-e", str(log)]
+                numbers = listening.fileno(), listening_h2.fileno()
+                # What nginx hands to its successor in an upgrade, and matches with `listen` by the address.
+                environment = {**os.environ, "NGINX": "".join(f"{number};" for number in numbers)}
+                self._spawn(command, root / "log", pass_fds=numbers, env=environment)
+            try:
+                first.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                answered = first.recv(1)
+            except OSError:
+                answered = b""
+        if not answered:
+            raise not_started(log)
+        return int(port), int(h2_port)
 
     def _write_large(self, path: Path) -> None:
         noise, digest = random.Random(12), hashlib.sha256()
@@ -136,32 +178,16 @@ class DemoServer:
                 file.write(block)
         self.sha256 = digest.hexdigest()
 
-    def _spawn(self, command: list[str], root: Path) -> subprocess.Popen[bytes]:
-        with (root / "log").open("ab") as log:
+    def _spawn(self, command: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
+        with log.open("ab") as file:
             # A session of its own: Ctrl-C goes to the demo, which then stops its servers in order.
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            options = {"stdin": subprocess.DEVNULL, "stdout": file, "start_new_session": True, **options}
+            process = subprocess.Popen(command, stderr=file, **options)
         self._processes.append(process)
         return process
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when something accepts on `port`; raise RuntimeError if `process` ends first."""
-    deadline = time.monotonic() + 15
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
+def not_started(log: Path) -> RuntimeError:
+    """The error that says what the server's log says."""
     text = log.read_text(errors="replace").strip() if log.exists() else ""
-    raise RuntimeError(f"the server did not start: {text or 'it said nothing'}")
+    return RuntimeError(f"the server did not start: {text or 'it said nothing'}")

@@ -11,6 +11,7 @@ import hashlib
 import random
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ class Stage:
 
     Attributes:
         origin: the server's.
+        h2_origin: where it speaks HTTP/2, without TLS; None where it does not.
         size, sha256: of the large file.
         concurrent: requests at the same time.
         seconds: how long a burst lasts.
@@ -38,6 +40,7 @@ class Stage:
     """
 
     origin: str
+    h2_origin: str | None
     size: int
     sha256: str
     concurrent: int
@@ -227,6 +230,23 @@ async def total_timeout(stage: Stage) -> tuple[str, str]:
     raise Broken("a request that is never answered was answered")
 
 
+async def http2(stage: Stage) -> tuple[str, str]:
+    if stage.h2_origin is None:
+        return "left out: the server here speaks HTTP/1.1 alone", ""
+    async with dodici.H2CClient(stage.h2_origin) as client, AsyncExitStack() as unread:
+        for _ in range(20):
+            await unread.enter_async_context(client.stream("GET", "/files/large.bin"))
+        began = time.perf_counter()
+        responses = await asyncio.gather(*(client.request("/") for _ in range(stage.concurrent)))
+        bodies = [await response.bytes() for response in responses]
+        took = time.perf_counter() - began
+        check(bodies == [HELLO] * stage.concurrent, "not every answer was the 13 bytes")
+        check(client.stats.running == 20, f"20 downloads should be waiting: {client.stats}")
+    return f"{stage.concurrent} requests beside 20 unread downloads, on one connection", _rate(
+        len(bodies), took
+    )
+
+
 async def pool_stats(stage: Stage) -> tuple[str, str]:
     stats = stage.pool.stats
     check(stats.running == stats.pending == 0, f"something is left over: {stats}")
@@ -246,6 +266,7 @@ STEPS: dict[str, Callable[[Stage], Any]] = {
     "abort in mid-body": abort_in_mid_body,
     "retry after a 503": retry_after_503,
     "total timeout": total_timeout,
+    "HTTP/2": http2,
     "the pool afterwards": pool_stats,
 }
 

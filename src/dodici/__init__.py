@@ -13,6 +13,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     # What __getattr__ finds, spelt out for those who read and do not run (and checked by a test).
     from . import interceptors as interceptors, testing as testing
+    from .api.grpc import (
+        GrpcCall as GrpcCall,
+        GrpcChannel as GrpcChannel,
+        GrpcMetadata as GrpcMetadata,
+        GrpcResponse as GrpcResponse,
+        GrpcStatus as GrpcStatus,
+    )
     from .api.response import (
         Response as Response,
         ResponseBody as ResponseBody,
@@ -53,8 +60,11 @@ if TYPE_CHECKING:
         ConnectTimeoutError as ConnectTimeoutError,
         DecompressionError as DecompressionError,
         DodiciError as DodiciError,
+        GrpcDeadlineError as GrpcDeadlineError,
+        GrpcError as GrpcError,
         HeadersOverflowError as HeadersOverflowError,
         HeadersTimeoutError as HeadersTimeoutError,
+        HTTP2Error as HTTP2Error,
         HTTPParserError as HTTPParserError,
         InformationalError as InformationalError,
         InvalidArgumentError as InvalidArgumentError,
@@ -73,6 +83,7 @@ if TYPE_CHECKING:
         ResponseExceededMaxSizeError as ResponseExceededMaxSizeError,
         SecureProxyConnectionError as SecureProxyConnectionError,
         SocketError as SocketError,
+        StreamResetError as StreamResetError,
         TLSError as TLSError,
     )
     from .core.handler import (
@@ -100,6 +111,7 @@ if TYPE_CHECKING:
     )
     from .pool.client import (
         Client as Client,
+        H2CClient as H2CClient,
     )
     from .pool.default import (
         get_global_dispatcher as get_global_dispatcher,
@@ -130,6 +142,9 @@ _HOMES = {
         "ConnectionRefused",
         "DecompressionError",
         "DodiciError",
+        "GrpcDeadlineError",
+        "GrpcError",
+        "HTTP2Error",
         "HTTPParserError",
         "HeadersOverflowError",
         "HeadersTimeoutError",
@@ -150,17 +165,19 @@ _HOMES = {
         "ResponseExceededMaxSizeError",
         "SecureProxyConnectionError",
         "SocketError",
+        "StreamResetError",
         "TLSError",
     ),
     "dodici.net.upgraded": ("UpgradedSocket",),
     "dodici.net.connector": ("Connector",),
-    "dodici.pool.client": ("Client",),
+    "dodici.pool.client": ("Client", "H2CClient"),
     "dodici.pool.pool": ("Pool",),
     "dodici.pool.round_robin": ("RoundRobinPool",),
     "dodici.pool.balanced": ("BalancedPool",),
     "dodici.pool.agent": ("Agent",),
     "dodici.pool.default": ("get_global_dispatcher", "set_global_dispatcher"),
     "dodici.api.response": ("Response", "ResponseBody"),
+    "dodici.api.grpc": ("GrpcCall", "GrpcChannel", "GrpcMetadata", "GrpcResponse", "GrpcStatus"),
     "dodici.api.verbs": (
         "connect",
         "delete",

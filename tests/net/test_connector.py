@@ -47,7 +47,7 @@ def authority() -> trustme.CA:
 def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(*names).configure_cert(context)
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(["http/1.1"])
     return context
 
 
@@ -136,8 +136,10 @@ async def test_connect_timeout_covers_tls() -> None:
 
 
 async def test_tls_by_ca_file_offers_http_1_alone(authority: trustme.CA, ca_file: str) -> None:
-    async with ScriptedPeer(answer, tls=server_context(authority, "127.0.0.1")) as peer:
-        async with Client(peer.origin, connect={"ca": ca_file}) as client:
+    context = server_context(authority, "127.0.0.1")
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    async with ScriptedPeer(answer, tls=context) as peer:
+        async with Client(peer.origin, allow_h2=False, connect={"ca": ca_file}) as client:
             assert await text(client) == "ok"
             ssl_object = peer.connections[0].transport.get_extra_info("ssl_object")
             assert ssl_object.selected_alpn_protocol() == "http/1.1"

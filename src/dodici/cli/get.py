@@ -148,6 +148,19 @@ _COUNT: dict[str, Any] = {"type": int, "callback": _zero_or_more, "metavar": "N"
 @_option(
     _CONNECTION, "--unix-socket", metavar="PATH", help="Connect to a unix socket instead of the URL's host."
 )
+@_option(_CONNECTION, "--http1.1", "http1", is_flag=True, help="Speak HTTP/1.1 alone.")
+@_option(
+    _CONNECTION,
+    "--http2",
+    is_flag=True,
+    help="Name HTTP/2 first in the offer to an https server; it is offered without this, too.",
+)
+@_option(
+    _CONNECTION,
+    "--http2-prior-knowledge",
+    is_flag=True,
+    help="Speak HTTP/2 to an http server, which must understand it.",
+)
 @_option(_CONNECTION, "-k", "--insecure", is_flag=True, help="Do not verify the server's certificate.")
 @_option(
     _CONNECTION,

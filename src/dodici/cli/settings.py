@@ -40,6 +40,9 @@ class GetSettings:
     timeout: float | None = None
     connect_timeout: float = 10.0
     unix_socket: str | None = None
+    http1: bool = False
+    http2: bool = False
+    http2_prior_knowledge: bool = False
     insecure: bool = False
     cacert: str | None = None
     cert: str | None = None
@@ -59,6 +62,8 @@ class GetSettings:
             raise click.UsageError(f"--head and {given[0]} exclude each other: HEAD has no body")
         if self.output is not None and self.remote_name:
             raise click.UsageError("--output and --remote-name exclude each other")
+        if self.http1 and (self.http2 or self.http2_prior_knowledge):
+            raise click.UsageError("--http1.1 excludes --http2 and --http2-prior-knowledge")
         if self.key is not None and self.cert is None:
             raise click.UsageError("--key goes with --cert")
         if self.insecure and self.cacert is not None:

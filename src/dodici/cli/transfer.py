@@ -118,7 +118,14 @@ def _dispatcher(settings: GetSettings, url: str) -> Dispatcher:
             raise Failure(77 if settings.cert is None else 58, error.message) from error
     # Like curl, no limit but --timeout: a long poll or a slow build log is the user's business.
     agent = Agent(
-        connections=1, connect=connector, headers_timeout=0, body_timeout=0, max_header_size=_HEAD_LIMIT
+        connections=1,
+        connect=connector,
+        headers_timeout=0,
+        body_timeout=0,
+        max_header_size=_HEAD_LIMIT,
+        allow_h2=not settings.http1,
+        prefer_h2=settings.http2,
+        use_h2c=settings.http2_prior_knowledge,
     )
     # The last is the outermost: what is decoded has been followed and retried, and ranges count coded bytes.
     return agent.compose(

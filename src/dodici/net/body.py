@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ..core import diagnostics
 from ..core.controller import Exchange, close_source, discard_source
 from ..core.options import ASYNC_ITERABLE, BYTES, FILE, ITERABLE, DispatchOptions
-from ..wire.h1.serializer import CHUNKED, NO_LENGTH, BodyFramer, as_chunk, body_length, empty_body_length
+from ..wire.body import CHUNKED, NO_LENGTH, as_chunk, body_length, empty_body_length
 
 PIECE = 128 * 1024
 """Bytes asked of a file at a time."""
@@ -28,10 +28,20 @@ CONTINUE_SECONDS = 1.0
 """How long to wait for `100 Continue` before sending the body anyway (RFC 9110 10.1.1)."""
 
 
-class BodyTransport(Protocol):
-    """The connection, as its body's task sees it."""
+class Framer(Protocol):
+    """What a body is wrapped in, and held to its length by."""
 
-    def encode_head(self, exchange: Exchange, length: int) -> bytes: ...
+    def frame(self, chunk: bytes | memoryview) -> tuple[bytes | memoryview, ...]: ...
+    def finish(self) -> bytes: ...
+
+
+class BodyTransport(Protocol):
+    """The connection, or the stream of one, as its body's task sees it."""
+
+    def framer(self, length: int) -> Framer: ...
+    def write_head(self, exchange: Exchange, length: int, parts: list[bytes | memoryview]) -> None:
+        """Write the head, and `parts` of the body behind it."""
+
     def write_parts(self, exchange: Exchange, parts: list[bytes | memoryview]) -> None: ...
     async def writable(self) -> None: ...
     def body_sent(self, exchange: Exchange) -> None: ...
@@ -41,14 +51,13 @@ class BodyTransport(Protocol):
 class BodyWriter:
     """The task that writes one exchange's head and body."""
 
-    __slots__ = ("_connection", "_continue", "_exchange", "_loop", "_started", "_strict", "task")
+    __slots__ = ("_connection", "_continue", "_exchange", "_loop", "_started", "task")
 
     def __init__(
-        self, connection: BodyTransport, exchange: Exchange, loop: asyncio.AbstractEventLoop, *, strict: bool
+        self, connection: BodyTransport, exchange: Exchange, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._connection = connection
         self._exchange = exchange
-        self._strict = strict
         self._loop = loop
         self._started = False
         self._continue: asyncio.Future[None] | None = None
@@ -109,14 +118,14 @@ class BodyWriter:
         length = body_length(options)
         if options.body_kind == FILE and length == CHUNKED:
             length = file_length(options.body)
-        head: bytes | None = None
+        begun = False
         if self._continue is not None:
-            connection.write_parts(exchange, [connection.encode_head(exchange, length)])
+            connection.write_head(exchange, length, [])
+            begun = True
             await asyncio.wait((self._continue,), timeout=CONTINUE_SECONDS)
             if not self._continue.done():
                 self._continue.set_result(None)
-            head = b""
-        framer = BodyFramer(length, strict=self._strict)
+        framer = connection.framer(length)
         turn = exchange.bytes_sent
         while True:
             if exchange.bytes_sent - turn >= PIECE:
@@ -132,21 +141,21 @@ class BodyWriter:
             parts: list[bytes | memoryview] = list(framer.frame(chunk))
             if not parts:
                 continue
-            if head is None:
-                head = b""
-                parts.insert(0, connection.encode_head(exchange, length))
             if diagnostics.REQUEST_BODY_CHUNK_SENT.subscribers:
                 diagnostics.REQUEST_BODY_CHUNK_SENT.publish({"request": exchange, "chunk": chunk})
-            connection.write_parts(exchange, parts)
-        if head is None:
+            if begun:
+                connection.write_parts(exchange, parts)
+            else:
+                begun = True
+                connection.write_head(exchange, length, parts)
+        if not begun:
             length = empty_body_length(options)
-            framer = BodyFramer(0 if length == NO_LENGTH else length, strict=self._strict)
-            last = framer.finish()
-            connection.write_parts(exchange, [connection.encode_head(exchange, length), last])
-        else:
-            last = framer.finish()
-            if last:
-                connection.write_parts(exchange, [last])
+            framer = connection.framer(0 if length == NO_LENGTH else length)
+        last = framer.finish()
+        if not begun:
+            connection.write_head(exchange, length, [last] if last else [])
+        elif last:
+            connection.write_parts(exchange, [last])
 
 
 def _pieces(options: DispatchOptions) -> AsyncIterator[Any]:

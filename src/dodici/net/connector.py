@@ -28,18 +28,18 @@ from ..core.errors import (
 )
 from ..core.options import check_count, check_seconds
 from .tls import tls_context
+from .transport import TLS, check_kind, open_transport
 
 ProtocolFactory: TypeAlias = Callable[[], asyncio.Protocol]
 Connect: TypeAlias = "Callable[[ConnectTarget, ProtocolFactory], Awaitable[tuple[asyncio.Transport, Any]]]"
-
-_SHUTDOWN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectTarget:
     """Where to connect to.
 
-    `server_name` is what TLS asks for and checks; None for an origin without TLS.
+    `server_name` is what TLS asks for and checks; None for an origin without TLS. `alpn` names the protocols
+    to offer there, the preferred first (RFC 7301); which was chosen is what `negotiated` says.
     """
 
     origin: str
@@ -47,6 +47,7 @@ class ConnectTarget:
     host: str
     port: int
     server_name: str | None = None
+    alpn: tuple[str, ...] = ("http/1.1",)
 
 
 class Connector:
@@ -54,13 +55,16 @@ class Connector:
 
     Args:
         timeout: seconds for DNS, TCP and TLS together; 0 for no limit.
-        ssl_context: a context to use as it is. Otherwise one is made of the four below, see `tls_context`.
+        ssl_context: a context to use as it is, for every connection. It must set its own ALPN protocols: h2 is
+            spoken if it negotiates it. Otherwise contexts are made of the four below, see `tls_context`.
         verify, ca, cert, max_cached_sessions: see `tls_context`.
         server_name: the name for TLS, instead of the origin's host.
         socket_path: a unix socket to connect to, instead of the origin's host; Host stays the origin's.
         local_address: the IP address to connect from.
         happy_eyeballs_delay: seconds to wait for one address before the next is tried beside it.
         keep_alive: seconds of silence before TCP probes begin; 0 for none.
+        transport: who encrypts: "auto" for what was measured to be the fastest, "loop" for the event loop's own
+            TLS. The environment variable DODICI_TRANSPORT says what "auto" means.
 
     Raises (when called): ConnectTimeoutError, ConnectError or its subclasses.
     """
@@ -79,6 +83,7 @@ class Connector:
         happy_eyeballs_delay: float = 0.25,
         keep_alive: float = 60.0,
         max_cached_sessions: int = 100,
+        transport: str = "auto",
     ) -> None:
         self.timeout = check_seconds("connect timeout", timeout)
         if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
@@ -108,14 +113,20 @@ class Connector:
         self.local_address = local_address
         self.happy_eyeballs_delay = check_seconds("happy_eyeballs_delay", happy_eyeballs_delay)
         self.keep_alive = check_seconds("keep_alive", keep_alive)
+        self.transport = check_kind(transport)
         self._lookups: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """The context for `https` origins; made at first use."""
-        if self._ssl_context is None:
-            self._ssl_context = tls_context(**self._tls)
-        return self._ssl_context
+        """The context that the next connection for HTTP/1.1 would use."""
+        return self.context_for(("http/1.1",))
+
+    def context_for(self, alpn: tuple[str, ...]) -> ssl.SSLContext:
+        """The context for a connection that offers these protocols: the caller's own, or a shared one.
+
+        Ask for each connection: files that have changed since make another one.
+        """
+        return self._ssl_context or tls_context(**self._tls, alpn=alpn)
 
     async def __call__(
         self, target: ConnectTarget, protocol_factory: ProtocolFactory
@@ -143,17 +154,12 @@ class Connector:
         self, target: ConnectTarget, factory: ProtocolFactory
     ) -> tuple[asyncio.Transport, Any]:
         loop = asyncio.get_running_loop()
-        tls: dict[str, Any] = {}
+        tls = None
         if target.scheme == "https":
-            tls = {
-                "ssl": self.ssl_context,
-                "server_hostname": target.server_name or self.server_name or target.host,
-                "ssl_shutdown_timeout": _SHUTDOWN_SECONDS,
-            }
+            name = target.server_name or self.server_name or target.host
+            tls = TLS(self.context_for(target.alpn), name)
         sock = await self._open(target, loop)
-        # From here on the socket is the loop's: if this is cancelled in the middle of a handshake, its
-        # transport still holds the descriptor for a turn, and closes it then.
-        return await loop.create_connection(factory, sock=sock, **tls)
+        return await open_transport(loop, factory, sock, tls, kind=self.transport)
 
     async def _open(self, target: ConnectTarget, loop: asyncio.AbstractEventLoop) -> socket.socket:
         if self.socket_path is not None:

@@ -20,8 +20,7 @@ import os
 import socket
 import ssl
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from ..core import diagnostics
 from ..core.controller import Exchange
@@ -38,10 +37,12 @@ from ..core.errors import (
 from ..core.headers import Headers
 from ..core.options import BYTES
 from ..core.timers import COARSE, NEVER
-from ..wire.h1.head import Head, HeadCache
+from ..wire.body import body_length
+from ..wire.h1.head import Head
 from ..wire.h1.parser import BODYLESS, FRAMED, TAKEN_OVER, UNTIL_CLOSE, ResponseParser
-from ..wire.h1.serializer import body_length, encode_head
+from ..wire.h1.serializer import BodyFramer, encode_head
 from .body import BodyWriter
+from .connection import ConnectionSettings, Failure, Owner
 from .loop import LoopServices
 from .tls import remember_session
 from .upgraded import UpgradedSocket
@@ -52,55 +53,11 @@ _INLINE_BODY = 64 * 1024
 """Bytes up to which a body leaves with its head, in one write."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionSettings:
-    """What all connections of a client share. Seconds and bytes; 0 or less disables a timeout or limit."""
-
-    host: bytes
-    heads: HeadCache
-    headers_timeout: float
-    body_timeout: float
-    keep_alive_timeout: float
-    keep_alive_max_timeout: float
-    keep_alive_threshold: float
-    max_response_size: int
-    max_requests: int
-    strict_content_length: bool
-    retry_stale: bool
-
-
-class Owner(Protocol):
-    """Who assigns exchanges to a connection."""
-
-    limit: int
-    """Exchanges on the connection at a time."""
-    single_use: bool
-    """Whether a connection carries one exchange only."""
-
-    def release(self, exchange: Exchange) -> None:
-        """The exchange has left the connection; its terminal callback is about to be made."""
-
-    def refill(self) -> None:
-        """The connection may be able to take more."""
-
-    def requeue(self, exchanges: list[Exchange]) -> None:
-        """These are to be sent on another connection, in order and before all others."""
-
-    def connection_gone(
-        self,
-        connection: H1Connection,
-        reason: DodiciError,
-        again: list[Exchange],
-        failed: tuple[Exchange, BaseException] | None,
-        stale: bool,
-    ) -> None:
-        """The connection is closed. `again` are to be sent on another one, in order; `stale` if the first of
-        them had been written to a connection that turned out to be dead.
-        """
-
-
 class H1Connection(asyncio.Protocol):
     """The protocol of one HTTP/1.1 connection."""
+
+    multiplexed = False
+    limit = None
 
     __slots__ = (
         "_blocked",
@@ -280,7 +237,7 @@ class H1Connection(asyncio.Protocol):
                 continue
             if self.dead:
                 # The callback closed the client, whose `kill` could not see this one.
-                self.owner.connection_gone(self, InformationalError("closed"), [exchange], None, False)
+                self.owner.connection_gone(self, InformationalError("closed"), [exchange], [])
                 break
             running.append(exchange)
             cache = exchange.options.wire_cache
@@ -307,7 +264,7 @@ class H1Connection(asyncio.Protocol):
         options = exchange.options
         if options.body_kind > BYTES or (options.payload is not None and _streams(options)):
             self._exclusive = True
-            self._writer = BodyWriter(self, exchange, self._loop, strict=self._settings.strict_content_length)
+            self._writer = BodyWriter(self, exchange, self._loop)
             return None
         host = self._settings.host
         close = self.closing and not self._fresh
@@ -340,13 +297,16 @@ class H1Connection(asyncio.Protocol):
         if error is not None and not isinstance(error, Exception):
             raise error
 
-    def encode_head(self, exchange: Exchange, length: int) -> bytes:
+    def framer(self, length: int) -> BodyFramer:
+        return BodyFramer(length, strict=self._settings.strict_content_length)
+
+    def write_head(self, exchange: Exchange, length: int, parts: list[bytes | memoryview]) -> None:
         head = encode_head(exchange.options, self._settings.host, length, close=self.closing)
         if diagnostics.CLIENT_SEND_HEADERS.subscribers:
             diagnostics.CLIENT_SEND_HEADERS.publish(
                 {"request": exchange, "headers": head.decode("latin-1"), "socket": self.transport}
             )
-        return head
+        self.write_parts(exchange, [head, *parts])
 
     def write_parts(self, exchange: Exchange, parts: list[bytes | memoryview]) -> None:
         if self.dead or self._lost is not None:
@@ -685,7 +645,7 @@ class H1Connection(asyncio.Protocol):
         self._fresh.clear()
         socket = UpgradedSocket(self.transport, early, self._loop)
         self.owner.release(exchange)
-        self.owner.connection_gone(self, InformationalError("upgrade"), again, None, False)
+        self.owner.connection_gone(self, InformationalError("upgrade"), again, [])
         if not self.closed.done():
             self.closed.set_result(None)
         exchange.end()
@@ -831,7 +791,7 @@ class H1Connection(asyncio.Protocol):
         again = [exchange for exchange in (*self._running, *self._fresh) if exchange is not failing]
         self._running.clear()
         self._fresh.clear()
-        failed = None
+        failed: list[Failure] = []
         if failing is not None and error is not None:
             phase = "request" if self._exclusive and not failing.status_code else None
             annotate(
@@ -840,8 +800,10 @@ class H1Connection(asyncio.Protocol):
                 reused=self.served > 0,
                 peer=self.transport.get_extra_info("peername") if self.transport is not None else None,
             )
-            failed = (failing, error)
-        self.owner.connection_gone(self, reason, again, failed, stale)
+            failed.append((failing, error))
+        if stale and again:
+            again[0].retried = True
+        self.owner.connection_gone(self, reason, again, failed, retries=int(stale and bool(again)))
 
 
 def _streams(options: Any) -> bool:

@@ -53,7 +53,13 @@ class WriteBatch:
         else:
             self._scheduled = False
         for item in ready:
-            item.flush()
+            try:
+                item.flush()
+            except Exception as error:
+                # One connection's failure is not the others'.
+                self._loop.call_exception_handler(
+                    {"message": f"writing on {item!r} failed", "exception": error}
+                )
 
 
 class LoopServices:

@@ -15,9 +15,10 @@ from typing import Any
 from ..core.controller import Exchange
 from ..core.handler import Handler
 from ..core.options import DispatchOptions, check_count, check_seconds
-from ..net.h1_conn import H1Connection
+from ..net.connection import Connection
 from .base import BaseDispatcher, Origin
-from .client import Client, goodbye
+from .client import Client, goodbye, initial_limit
+from .fallback import Fallback
 from .options import client_options
 from .queue import ExchangeQueue
 from .stats import PoolStats
@@ -55,15 +56,17 @@ class Pool(BaseDispatcher):
         self._place = Origin(origin)
         self.origin = self._place.text
         self._options = client_options(options)
-        self._settings = self._options.settings(self._place.netloc)
+        self._settings = self._options.settings(self._place.scheme, self._place.netloc)
+        self._expected = initial_limit(self._options, self._place.scheme)
         self._connect = self._options.connector()
         self._clients: dict[Client, None] = {}
         self._ending: list[Client] = []
-        self.sockets: set[H1Connection] = set()
+        self.sockets: set[Connection] = set()
         self._free: deque[Client] = deque()
         self._queue = ExchangeQueue()
         self._needs_drain = False
         self._retries = 0
+        self._fallback = Fallback(self, self._options)
         self.parent: Any = None
         """An agent that is told of events and of an empty pool."""
 
@@ -93,6 +96,14 @@ class Pool(BaseDispatcher):
         exchange = self._accept(options, handler)
         if exchange is None:
             return False
+        self.take(exchange)
+        if self._free or len(self._clients) < self._max:
+            return True
+        self._needs_drain = True
+        return False
+
+    def take(self, exchange: Exchange) -> None:
+        """Own an exchange from now on."""
         free = self._free
         expired: list[Client] | None = None
         while free:
@@ -119,10 +130,6 @@ class Pool(BaseDispatcher):
             for client in expired:
                 # Only now: a pool that stood empty in between would have been let go by its agent.
                 client.retire("client_ttl")
-        if free or len(self._clients) < self._max:
-            return True
-        self._needs_drain = True
-        return False
 
     # -- choosing --------------------------------------------------------------------------------------
 
@@ -133,14 +140,17 @@ class Pool(BaseDispatcher):
     def _put_back(self, client: Client) -> None:
         self._free.append(client)
 
-    def _take_new(self, exchange: Exchange) -> None:
-        client = Client.in_pool(self._place, self._options, self._settings, self._connect, self)
+    def _take_new(self, exchange: Exchange) -> Client:
+        client = Client.in_pool(
+            self._place, self._options, self._settings, self._connect, self, self._expected
+        )
         client._bind()
         self._clients[client] = None
         client.take(exchange)
         if not client.busy:
             client.in_free_list = True
             self._free.append(client)
+        return client
 
     def _expired(self, client: Client) -> bool:
         assert self._loop is not None
@@ -174,8 +184,23 @@ class Pool(BaseDispatcher):
     def client_gone(self, client: Client, *, failed: bool) -> None:
         if failed or not client.size:
             self._drop(client)
-            if self.parent is not None and not self._clients and not self._queue.waiting:
+            if (
+                self.parent is not None
+                and not self._clients
+                and not self._queue.waiting
+                and not self._fallback.used
+            ):
                 self.parent.pool_empty(self)
+
+    def client_learned(self, limit: int, again: list[Exchange]) -> None:
+        self._expected = max(1, limit)
+        for exchange in again:
+            exchange.carrier = self
+        self._queue.push_front(again)
+        self._grow()
+
+    def over_http1(self, exchange: Exchange) -> None:
+        self._fallback.take(exchange)
 
     def _drop(self, client: Client) -> None:
         if client in self._clients:
@@ -188,7 +213,9 @@ class Pool(BaseDispatcher):
         while self._queue.waiting and len(self._clients) < self._max and not self._destroyed:
             exchange = self._queue.pop()
             if exchange is not None:
-                self._take_new(exchange)
+                client = self._take_new(exchange)
+                while not client.busy and (exchange := self._queue.pop()) is not None:
+                    client.take(exchange)
 
     def forward(self, event: str, origin: str, targets: list[Any], *args: Any) -> None:
         targets = [self, *targets]
@@ -217,6 +244,7 @@ class Pool(BaseDispatcher):
     async def _close(self) -> None:
         while not self._is_drained():
             await self._drained()
+        await self._fallback.close()
         self._destroyed = True
         self._ending = list(self._clients)
         await self._gone()
@@ -227,8 +255,9 @@ class Pool(BaseDispatcher):
         self._ending = list(self._clients)
         for client in self._ending:
             client.fail_all(error)
+        self._fallback.fail_all(error)
         self._wake()
 
     async def _gone(self) -> None:
-        await asyncio.gather(*(client.shut() for client in self._ending))
+        await asyncio.gather(self._fallback.gone(), *(client.shut() for client in self._ending))
         await goodbye(self.sockets)
