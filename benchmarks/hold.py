@@ -1,9 +1,9 @@
 """A tiny server that holds every request until enough of them wait, then answers them all.
 
 Ten thousand idle connections exist only if ten thousand requests were open at one moment; a
-normal server answers the first before the last is sent. Run as ``hold.py PORT COUNT``. If no
-request comes for some seconds, those that wait are answered anyway: a client that cannot open
-as many connections is then reported with the number it has.
+normal server answers the first before the last is sent. Run as ``hold.py COUNT``, which prints
+the port that it listens on. If no request comes for some seconds, those that wait are answered
+anyway: a client that cannot open as many connections is then reported with the number it has.
 """
 
 from __future__ import annotations
@@ -65,14 +65,15 @@ class Holder(asyncio.Protocol):
             self._gate.enter(self._transport)
 
 
-async def serve(port: int, count: int) -> None:
+async def serve(count: int) -> None:
     """Listen until killed."""
     loop = asyncio.get_running_loop()
     gate = Gate(loop, count)
-    server = await loop.create_server(lambda: Holder(gate), "127.0.0.1", port, backlog=16384)
+    server = await loop.create_server(lambda: Holder(gate), "127.0.0.1", 0, backlog=16384)
+    print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2])))
+        asyncio.run(serve(int(sys.argv[1])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from plan import CONTENDERS
 from report import Board, markdown
 
 if TYPE_CHECKING:
@@ -15,9 +16,9 @@ This page is written by `make bench`; the same numbers, with every round, are in
 `benchmarks/results.json`. Only the ratios travel: run it on your own machine.
 
 ```console
-$ make bench                                                  # everything, all rounds
-$ python benchmarks/run.py --quick                            # a few minutes, prints only
-$ python benchmarks/run.py --only dodici,undici --scenario h1-p1,tls --repeat 5
+$ make bench                                                  # a quarter of an hour
+$ python benchmarks/run.py --quick                            # two minutes, prints only
+$ python benchmarks/run.py --only dodici,undici --scenario h1-p1,h2 --repeat 5
 ```
 """
 
@@ -25,11 +26,18 @@ _METHOD = """## How it is measured
 
 - One nginx with one worker serves everybody; it has one core, the client under test has the
   other, with all its threads. Everything goes over loopback.
-- Each client runs in a process of its own, warms up for {warmup:g} s, then works for
-  {seconds:g} s: a fixed number of requests is always open, each answer is followed by the next
-  request, each body is read to its end and its length is checked.
+- Each client runs in a process of its own for each scenario, warms up for {warmup:g} s, then
+  works for {seconds:g} s when its turn comes: a fixed number of requests is always open, each
+  answer is followed by the next request, each body is read to its end and its length is checked.
 - {repeat} round{s}; within a round all clients take their turn, so a machine that drifts drifts
-  for all. Shown is the median round, and the range of all rounds.
+  for all. Whose turn it is not is stopped by a signal. Shown is the median round, and the range
+  of all rounds.
+- The server logs the first request of every connection. A client that did not speak the
+  scenario's version of HTTP, or used another number of connections, is listed as invalid. With
+  HTTP/2 the number has to be exact; with HTTP/1.1 half as many more are allowed over a process's
+  life, since some pools replace a connection now and then.
+- TLS is 1.3 with AES-256-GCM for everybody. Every client verifies the certificate against the
+  run's own authority, curl included; wrk and h2load cannot.
 - `req/s` counts finished requests; `CPU us/req` is the processor time of the client's process
   per request, which noise from neighbours disturbs least; percentiles are of the time from
   asking to the last byte, waiting for a connection included.
@@ -37,7 +45,13 @@ _METHOD = """## How it is measured
   handlers) and a request with undici's request. `vs other Python` compares with the fastest
   Python client here that is not dodici; with pipelining, which the others do not have, with
   their best number without it. More is always better: twice the ratio of idle connections is
-  half the memory.
+  half the memory. The last column of HTTP/2 compares with a program in C.
+- HTTP/2 on fifty connections: most pools put all streams of an origin on one connection, so
+  whoever does runs as fifty pools (dodici, pyreqwest, httpunk, httpx2, niquests, httpx); undici
+  has one pool with one stream per connection.
+- Beside a slow reader: one stream takes a body of 100 MiB at 1 MiB/s, the others do small
+  requests on the same connection. `alone` is the same without the slow stream, measured just
+  before, in the same process.
 - Python clients run on uvloop, except where asyncio's own loop is the subject.
 - Upload targets read the whole body before they answer; this is checked when the server starts.
 """
@@ -49,9 +63,11 @@ _CAVEATS = """## What to keep in mind
   Differences below a tenth mean nothing; look at the range.
 - Long uploads end in a file of a memory file system, and writing it is nginx's work: several
   clients reach that limit, and the processor time per GiB tells them apart.
-- wrk is the limit of this nginx and this machine for small bodies: it does not check what it
-  receives, keeps no state per request and makes one request once. For large bodies it reads in
-  small pieces and is not a limit.
+- wrk and h2load are the limit of this nginx and this machine for small bodies: they do not check
+  what they receive, keep little state per request and make one request once. For large bodies
+  wrk reads in small pieces and is not a limit; curl is. h2load tells no percentiles.
+- HTTP/2 windows, like all else, are each client's defaults. Over loopback small windows cost a
+  little; over a long line they bound the speed.
 - A dispatch does less than a request: no future, no task, no response object. The other Python
   clients have no such interface, so only `dodici-request` is a fair comparison with them.
 - undici's small bodies are read with a data listener, the way that measured fastest.
@@ -65,10 +81,17 @@ _CAVEATS = """## What to keep in mind
 - Memory: growth is counted from the moment when the client exists and has sent nothing. For
   idle connections it is what stays in the process after the burst that opened them, divided by
   their number; the kernel's buffers are not in it. Node returns memory late.
+- httpx2, niquests and httpx take part in the scenarios in which everybody does; elsewhere they
+  are measured when asked for by name (`--only httpx2`).
 - A client that did not finish in time is listed as such.
 """
 
-_HEADLINES = ("h1-p1", "h1-p10", "tls")
+_HEADLINES = {
+    "h1-p1": "HTTP/1.1",
+    "h1-p10": "pipelining 10",
+    "tls": "TLS",
+    "h2": "HTTP/2 over TLS",
+}
 
 
 def page(board: Board, facts: dict[str, str], settings: dict[str, Any]) -> str:
@@ -101,23 +124,22 @@ def _headline(board: Board, name: str, contender: Contender) -> str:
 
 
 def readme_block(board: Board, facts: dict[str, str]) -> str:
-    """The short table: requests per second in the three headline scenarios, and ratios."""
+    """The short table: requests per second in the headline scenarios, and ratios."""
     names = [name for name in _HEADLINES if name in board.rows]
     if not names:
         return ""
-    heads = {"h1-p1": "HTTP/1.1", "h1-p10": "pipelining 10", "tls": "TLS"}
-    lines = [["requests per second", *(heads[name] for name in names), "vs other Python"]]
-    for row in board.rows[names[0]]:
-        if row.contender.variant or not row.runs:
-            continue
-        cells = [_headline(board, name, row.contender) for name in names]
-        lines.append([row.contender.name, *cells, board.ratios(row)[1]])
+    heads = [_HEADLINES[name] for name in names]
+    lines = [["requests per second", *heads, "vs other Python"]]
+    shown = {row.contender: row for name in reversed(names) for row in board.rows[name] if row.runs}
+    for contender in (each for each in CONTENDERS if each in shown and not each.variant):
+        cells = [_headline(board, name, contender) for name in names]
+        lines.append([contender.name, *cells, board.ratios(shown[contender])[1]])
     where = f"{facts['CPU']}, Python {facts['Python']}, Node {facts['Node']}, {facts['Date']}"
     note = (
-        f"50 connections, 13 bytes, one nginx worker on one core, the client on another "
-        f"({where}). In brackets: a dispatch against undici's dispatch, a request against "
-        f"undici's request. The last column compares the first with the fastest other Python "
-        f"client. "
+        f"13 bytes, one nginx worker on one core, the client on another ({where}); 50 connections, "
+        f"and with HTTP/2 one with 100 streams. In brackets: a dispatch against undici's dispatch, "
+        f"a request against undici's request. The last column compares the first with the fastest "
+        f"other Python client. "
         f"Method, limits and all other scenarios: [docs/benchmarks.md](docs/benchmarks.md)."
     )
     return f"{markdown(lines)}\n\n{note}"

@@ -8,10 +8,11 @@ contender the median one is shown, as a whole, with the extremes beside it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from plan import MEBIBYTE, Contender, Scenario
+from connections import Seen
+from plan import BESIDE, MEBIBYTE, Contender, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,20 +22,40 @@ Run = dict[str, Any]
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Outcome:
-    """All rounds of one contender in one scenario; `note` says why there is none."""
+    """All rounds of one contender in one scenario; `note` says why there are none or fewer.
+
+    `seen` is what the server saw of it.
+    """
 
     contender: Contender
     scenario: Scenario
     runs: list[Run]
     note: str = ""
+    seen: Seen = field(default_factory=Seen)
+
+    def take(self, run: Run) -> None:
+        """Add a round, unless the client or the server objects."""
+        self.note = str(run.get("unsupported", ""))
+        if self.note:
+            return
+        self.runs.append(run)
+        if not self.scenario.hold:
+            self.note = self.seen.objection(self.scenario.expected(), int(run.get("sessions", 1)))
+        if self.note:
+            self.runs.clear()
+
+    @staticmethod
+    def rate(run: Run) -> float:
+        """Requests per second."""
+        return float(run["requests"] / run["seconds"])
 
     def score(self, run: Run) -> float:
         """What is compared; more is better."""
         if self.scenario.table == "idle":
             return 1 / self.each(run)
-        return float(run["requests"] / run["seconds"])
+        return self.rate(run)
 
     def each(self, run: Run) -> float:
         """Bytes that one idle connection costs."""
@@ -83,14 +104,21 @@ class Board:
         python = self.best(scenario.baseline or scenario.name, "python")
         return _ratio(row.value, undici), _ratio(row.value, python)
 
+    def against_limit(self, row: Outcome) -> str:
+        """The ratio to the program in C, which is always 1 for itself."""
+        return _ratio(row.value, self.best(row.scenario.name, "limit"))
+
     def table(self, name: str) -> list[list[str]]:
         """One scenario as rows of words; the first row is the head."""
         scenario = self.scenarios[name]
         head, cells = _TABLES[scenario.table]
-        lines = [["client", *head, "vs undici", "vs other Python"]]
+        limited = scenario.http == 2 and self.best(name, "limit") > 0
+        last = [f"vs {scenario.limit}"] if limited else []
+        lines = [["client", *head, "vs undici", "vs other Python", *last]]
         for row in self.rows[name]:
             if row.runs:
-                lines.append([row.contender.name, *cells(row), *self.ratios(row)])
+                ratios = [*self.ratios(row), *([self.against_limit(row)] if limited else [])]
+                lines.append([row.contender.name, *cells(row), *ratios])
             else:
                 lines.append([row.contender.name, row.note, *[""] * (len(lines[0]) - 2)])
         return lines
@@ -107,8 +135,11 @@ class Board:
                 undici, python = self.ratios(row)
                 clients[row.contender.name] = {
                     "median": row.median,
-                    "vs_undici": float(undici.rstrip("x")) if undici else None,
-                    "vs_other_python": float(python.rstrip("x")) if python else None,
+                    "vs_undici": _number(undici),
+                    "vs_other_python": _number(python),
+                    "vs_limit": _number(self.against_limit(row)),
+                    "connections_seen": row.seen.count,
+                    "ciphers_seen": sorted(row.seen.ciphers),
                     "runs": row.runs,
                 }
             scenarios[name] = {"title": self.scenarios[name].title, "clients": clients}
@@ -117,6 +148,19 @@ class Board:
 
 def _ratio(value: float, base: float) -> str:
     return f"{value / base:.2f}x" if base else ""
+
+
+def _number(ratio: str) -> float | None:
+    return float(ratio.rstrip("x")) if ratio else None
+
+
+def _milliseconds(microseconds: float | None) -> str:
+    return "" if microseconds is None else f"{microseconds / 1e3:.2f}"
+
+
+def _grown(run: Run) -> str:
+    before = run["rss_before_kib"]
+    return "" if before is None else f"{(run['max_rss_kib'] - before) / 1024:.1f}"
 
 
 def _spread(row: Outcome, scale: float) -> str:
@@ -130,8 +174,24 @@ def _rate_cells(row: Outcome) -> list[str]:
         f"{row.value:,.0f}",
         _spread(row, 1),
         f"{run['cpu_seconds'] / run['requests'] * 1e6:.1f}",
-        f"{run['p50_us'] / 1e3:.2f}",
-        f"{run['p99_us'] / 1e3:.2f}",
+        _milliseconds(run["p50_us"]),
+        _milliseconds(run["p99_us"]),
+    ]
+
+
+def _beside_cells(row: Outcome) -> list[str]:
+    run = row.median
+    alone = run["alone"]
+    return [
+        f"{row.value:,.0f}",
+        _spread(row, 1),
+        _ratio(row.value, row.rate(alone)),
+        _milliseconds(run["p50_us"]),
+        _milliseconds(run["p99_us"]),
+        _milliseconds(alone["p50_us"]),
+        _milliseconds(alone["p99_us"]),
+        f"{run['slow_bytes_per_second'] / MEBIBYTE:.2f}",
+        _grown(run),
     ]
 
 
@@ -139,10 +199,8 @@ def _body_cells(row: Outcome) -> list[str]:
     run, job = row.median, row.scenario.job
     size = max(int(job.get("size", 0)), int(job.get("upload", 0)))
     per_gib = run["cpu_seconds"] / (run["requests"] * size) * (1 << 30)
-    before = run["rss_before_kib"]
-    grown = f"{(run['max_rss_kib'] - before) / 1024:.1f}" if before is not None else ""
     scale = size / MEBIBYTE
-    return [f"{row.value * scale:,.0f}", _spread(row, scale), f"{per_gib:.2f}", grown]
+    return [f"{row.value * scale:,.0f}", _spread(row, scale), f"{per_gib:.2f}", _grown(run)]
 
 
 def _idle_cells(row: Outcome) -> list[str]:
@@ -155,6 +213,20 @@ def _idle_cells(row: Outcome) -> list[str]:
 _TABLES = {
     "rate": (["req/s", "range", "CPU us/req", "p50 ms", "p99 ms"], _rate_cells),
     "body": (["MiB/s", "range", "CPU s/GiB", "peak RSS growth MiB"], _body_cells),
+    BESIDE: (
+        [
+            "req/s",
+            "range",
+            "vs alone",
+            "p50 ms",
+            "p99 ms",
+            "p50 alone",
+            "p99 alone",
+            "slow MiB/s",
+            "peak RSS growth MiB",
+        ],
+        _beside_cells,
+    ),
     "idle": (["connections", "bytes each", "peak MiB", "opened/s"], _idle_cells),
 }
 

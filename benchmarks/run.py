@@ -1,7 +1,8 @@
 """The benchmark: `python benchmarks/run.py` (or `make bench`).
 
 Starts the server, then for each scenario lets every contender take its turn, round by round, in
-a process of its own on the client's core. A complete run writes docs/benchmarks.md,
+a process of its own on the client's core. After each turn the server's log has to confirm that
+the client did what the scenario says. A complete run writes docs/benchmarks.md,
 benchmarks/results.json and the block in the README; a partial or quick one only prints, unless
 `--output DIR` says where to write.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import resource
 import shutil
@@ -24,9 +24,11 @@ from typing import Any
 import machine
 import page
 import report
+from connections import Watch
+from driver import Driver, DriverError
 from plan import CONTENDERS, HERE, Contender, Scenario, scenarios
-from report import Board, Outcome, Run
-from server import BenchServer, HoldServer, spawn_pinned
+from report import Board, Outcome
+from server import BenchServer, HoldServer
 
 ROOT = HERE.parent
 
@@ -34,8 +36,8 @@ ROOT = HERE.parent
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure dodici against its peers.")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
-    parser.add_argument("--warmup", type=float, default=1.5, help="seconds before each")
+    parser.add_argument("--seconds", type=float, default=1.2, help="per measurement")
+    parser.add_argument("--warmup", type=float, default=1.2, help="seconds before the first")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; the median is shown")
     parser.add_argument("--only", default="", help="clients: dodici,undici-request,aiohttp")
     parser.add_argument("--scenario", default="", help="scenarios by name: h1-p1,tls")
@@ -45,7 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the scenarios and clients")
     options = parser.parse_args()
     if options.quick:
-        options.seconds, options.warmup, options.repeat = 0.5, 0.7, 1
+        options.seconds, options.warmup, options.repeat = 0.3, 0.2, 1
         options.idle = min(options.idle, 1000)
     return options
 
@@ -83,24 +85,6 @@ def install_undici() -> None:
     subprocess.run(command, cwd=HERE, check=False)
 
 
-def measure(contender: Contender, arguments: list[str], core: int, limit: float) -> Run:
-    """One turn of one contender; what went wrong is in the answer, under `failed`."""
-    process = spawn_pinned([*contender.command(), *arguments], core, capture=True)
-    try:
-        output, errors = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return {"failed": f"did not finish in {limit:.0f} s"}
-    try:
-        found: Run = json.loads(output.decode().strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        words = errors.decode().strip().splitlines() or [f"exit {process.returncode}"]
-        reason = next((word for word in reversed(words) if "Error" in word), words[-1])
-        return {"failed": reason.strip()[:80]}
-    return found
-
-
 class Session:
     """One run: what was asked for, and where things are."""
 
@@ -108,11 +92,14 @@ class Session:
         self.options = options
         self.server = server
         self.server_core, self.core = pair
+        self.watch = Watch(server.connections)
+        self.drivers: dict[Outcome, Driver] = {}
 
     def arguments(self, scenario: Scenario, origin: str) -> list[str]:
         """The options of the drivers for this scenario."""
         job: dict[str, Any] = {
             "origin": origin,
+            "http": scenario.http,
             "seconds": self.options.seconds,
             "warmup": self.options.warmup,
             **scenario.job,
@@ -121,33 +108,68 @@ class Session:
             job["ca"] = self.server.ca
         return [word for key, value in job.items() for word in (f"--{key}", str(value))]
 
+    def origin(self, scenario: Scenario) -> str:
+        """Where the server offers what `scenario` is about."""
+        if scenario.http == 2:
+            return self.server.h2 if scenario.tls else self.server.h2c
+        return self.server.tls if scenario.tls else self.server.plain
+
     def play(self, scenario: Scenario, contenders: list[Contender]) -> list[Outcome]:
         """All rounds of one scenario, interleaved."""
         outcomes = [Outcome(each, scenario, [], each.missing()) for each in contenders]
-        for number in range(self.options.repeat):
-            for outcome in outcomes:
-                # Who cannot or does not finish is not asked again.
-                if outcome.note:
-                    continue
-                self._turn(outcome, number)
+        turn = self._hold if scenario.hold else self._turn
+        with contextlib.ExitStack() as stack:
+            for number in range(self.options.repeat):
+                for outcome in outcomes:
+                    # Who cannot or does not finish is not asked again.
+                    if outcome.note:
+                        continue
+                    try:
+                        turn(outcome, stack)
+                    except DriverError as error:
+                        outcome.note = str(error)
+                    self._show(outcome, f"{number + 1}/{self.options.repeat}")
         return outcomes
 
-    def _turn(self, outcome: Outcome, number: int) -> None:
-        scenario = outcome.scenario
+    def _start(self, outcome: Outcome, origin: str) -> Driver:
         limit = 60 + 10 * (self.options.seconds + self.options.warmup)
-        with contextlib.ExitStack() as stack:
-            origin = self.server.tls if scenario.tls else self.server.plain
-            if scenario.hold:
-                count = int(scenario.job["concurrency"])
-                origin = stack.enter_context(HoldServer(self.server_core, count)).origin
-            run = measure(outcome.contender, self.arguments(scenario, origin), self.core, limit)
-        outcome.note = str(run.get("failed") or run.get("unsupported") or "")
-        shown = outcome.note
-        if not outcome.note:
-            outcome.runs.append(run)
-            shown = f"{run['requests'] / run['seconds']:>12,.1f} req/s"
-        rounds = f"{number + 1}/{self.options.repeat}"
-        say(f"  {scenario.name:<12} {rounds}  {outcome.contender.name:<24} {shown}")
+        return Driver(outcome.contender, self.arguments(outcome.scenario, origin), self.core, limit)
+
+    def _turn(self, outcome: Outcome, stack: contextlib.ExitStack) -> None:
+        """One measurement; in the first round the process is started, and `stack` will end it."""
+        self.watch.look()
+        driver = self.drivers.get(outcome)
+        if driver is None:
+            driver = self._start(outcome, self.origin(outcome.scenario))
+            self.drivers[outcome] = driver
+            stack.callback(self._end, outcome)
+            outcome.note = driver.warm_up()
+            if outcome.note:
+                return
+        run = driver.measure()
+        driver.rest()
+        wanted = outcome.scenario.expected().least * int(run.get("sessions", 1))
+        outcome.seen += self.watch.look(wanted - outcome.seen.count)
+        outcome.take(run)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.drivers.pop(outcome).close()
+
+    def _hold(self, outcome: Outcome, _: contextlib.ExitStack) -> None:
+        """One measurement of a fresh process against a fresh server that holds its answers."""
+        count = int(outcome.scenario.job["concurrency"])
+        with (
+            HoldServer(self.server_core, count) as server,
+            contextlib.closing(self._start(outcome, server.origin)) as driver,
+        ):
+            outcome.note = driver.warm_up()
+            if not outcome.note:
+                outcome.take(driver.measure())
+
+    @staticmethod
+    def _show(outcome: Outcome, rounds: str) -> None:
+        shown = outcome.note or f"{outcome.rate(outcome.runs[-1]):>12,.1f} req/s"
+        say(f"  {outcome.scenario.name:<12} {rounds}  {outcome.contender.name:<24} {shown}")
 
 
 def chosen(options: argparse.Namespace) -> tuple[list[Contender], list[Scenario]]:
@@ -200,6 +222,7 @@ def main() -> None:
         return
     facts = machine.facts()
     board = Board()
+    wanted = {word for word in options.only.split(",") if word}
     started = time.monotonic()
     pair = cores()
     with BenchServer(pair[0]) as server:
@@ -207,7 +230,7 @@ def main() -> None:
         for number, scenario in enumerate(what, 1):
             passed = (time.monotonic() - started) / 60
             say(f"[{number}/{len(what)}, {passed:.0f} min] {scenario.title}")
-            contenders = [each for each in who if scenario.admits(each)]
+            contenders = [each for each in who if scenario.admits(each, named=bool(wanted))]
             try:
                 board.add(scenario, session.play(scenario, contenders))
             except KeyboardInterrupt:

@@ -1,7 +1,8 @@
 """The servers that every client is measured against.
 
 One nginx with one worker, started on free loopback ports with a configuration of its own in a
-temporary folder, so that nothing on the machine is touched:
+temporary folder, so that nothing on the machine is touched. It inherits sockets that listen
+already: a port that was only chosen could be somebody else's by the time that nginx binds it.
 
 * ``/``: 13 bytes, from memory;
 * ``/1m`` and ``/100m``: files, kept in memory where the machine has a memory file system;
@@ -9,7 +10,11 @@ temporary folder, so that nothing on the machine is touched:
   answer first and throw the body away later, which flatters every client. The mirror module is
   what makes nginx read: a mirrored request needs the body. ``check_uploads`` proves it on start.
 
-The same locations are served over TLS (http/1.1 only) with a certificate made for this run.
+The same locations are served by four listeners: HTTP/1.1 in the clear and over TLS, HTTP/2 over
+TLS, and HTTP/2 in the clear with prior knowledge. TLS has a certificate made for this run.
+
+The first request of each connection is logged: that log is how a run learns, from the server,
+how many connections a client used and what it spoke on them (connections.py).
 """
 
 from __future__ import annotations
@@ -20,13 +25,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import trustme
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
 MEBIBYTE = 1 << 20
@@ -41,12 +46,15 @@ pid {root}/nginx.pid;
 error_log {root}/error.log error;
 events {{ worker_connections {files}; multi_accept on; }}
 http {{
-    access_log off;
     default_type text/plain;
     sendfile on;
     tcp_nodelay on;
     keepalive_timeout 3600s;
     keepalive_requests 1000000000;
+    http2_max_concurrent_streams 256;
+    map $connection_requests $is_first {{ default 0; 1 1; }}
+    log_format connections "$server_protocol $ssl_protocol $ssl_cipher $http_host";
+    access_log {root}/connections.log connections if=$is_first;
     open_file_cache max=16;
     client_max_body_size 0;
     client_body_buffer_size 2m;
@@ -58,9 +66,12 @@ http {{
     server {{
         listen 127.0.0.1:{plain} backlog=16384;
         listen 127.0.0.1:{tls} ssl backlog=16384;
+        listen 127.0.0.1:{h2} ssl http2 backlog=16384;
+        listen 127.0.0.1:{h2c} http2 backlog=16384;
         ssl_certificate {root}/server.pem;
         ssl_certificate_key {root}/server.pem;
-        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_protocols TLSv1.3;
+        ssl_conf_command Ciphersuites TLS_AES_256_GCM_SHA384;
         root {root}/files;
         location = / {{ return 200 "Hello, world!"; }}
         location = /upload {{
@@ -77,8 +88,8 @@ http {{
 class BenchServer:
     """nginx for one run, pinned to one core; a context manager.
 
-    Attributes: `plain` and `tls` are origins, `ca` is the file with the certificate authority
-    that the clients have to trust.
+    Attributes: `plain`, `tls`, `h2` and `h2c` are origins, `ca` is the file with the certificate
+    authority that the clients have to trust, `connections` the log with a line per connection.
     """
 
     def __init__(self, core: int) -> None:
@@ -87,10 +98,16 @@ class BenchServer:
         roomy = memory.is_dir() and shutil.disk_usage(memory).free > 1024 * MEBIBYTE
         self._root = Path(tempfile.mkdtemp(prefix="bench-", dir=memory if roomy else None))
         self._process: subprocess.Popen[bytes] | None = None
-        plain, tls = free_port(), free_port()
-        self._ports = plain, tls
+        self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+        for each in self._sockets:
+            # nginx takes inherited ones as they are, and accept() has to end its multi_accept loop.
+            each.setblocking(False)
+        self._ports = plain, tls, h2, h2c = [each.getsockname()[1] for each in self._sockets]
         self.plain = f"http://127.0.0.1:{plain}"
         self.tls = f"https://127.0.0.1:{tls}"
+        self.h2 = f"https://127.0.0.1:{h2}"
+        self.h2c = f"http://127.0.0.1:{h2c}"
+        self.connections = self._root / "connections.log"
         self.ca = str(self._root / "ca.pem")
 
     def __enter__(self) -> Self:
@@ -102,7 +119,7 @@ class BenchServer:
         return self
 
     def _start(self) -> None:
-        root, (plain, tls) = self._root, self._ports
+        root, (plain, tls, h2, h2c) = self._root, self._ports
         root.chmod(0o755)
         authority = trustme.CA()
         certificate = authority.issue_cert("127.0.0.1", "localhost")
@@ -119,11 +136,28 @@ class BenchServer:
         # Started as root, nginx would give its worker to a user who cannot write the folder.
         user = "user root;" if os.geteuid() == 0 else ""
         config = root / "nginx.conf"
-        config.write_text(_CONFIG.format(root=root, plain=plain, tls=tls, user=user, files=open_files()))
+        config.write_text(
+            _CONFIG.format(root=root, plain=plain, tls=tls, h2=h2, h2c=h2c, user=user, files=open_files())
+        )
         command = ["nginx", "-p", str(root), "-c", str(config), "-e", str(root / "error.log")]
-        self._process = spawn_pinned(command, self._core)
-        wait_for_port(plain, self._process, root / "error.log")
+        # Waits in the socket's queue: nginx will answer it, or end and so reset it.
+        with socket.create_connection(("127.0.0.1", plain), timeout=10) as first:
+            self._process = spawn_pinned(command, self._core, listening=self._sockets)
+            self._close_sockets()
+            try:
+                first.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                answered = first.recv(1)
+            except OSError:
+                answered = b""
+        if not answered:
+            log = root / "error.log"
+            raise RuntimeError(f"nginx did not start: {log.read_text().strip() if log.exists() else ''}")
         check_uploads(plain)
+
+    def _close_sockets(self) -> None:
+        """Close our copies: with nginx the last one goes, and who waits there gets to know."""
+        for each in self._sockets:
+            each.close()
 
     def __exit__(
         self,
@@ -134,6 +168,7 @@ class BenchServer:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
+        self._close_sockets()
         shutil.rmtree(self._root, ignore_errors=True)
 
 
@@ -144,17 +179,19 @@ class HoldServer:
     """
 
     def __init__(self, core: int, count: int) -> None:
-        port = free_port()
-        self.origin = f"http://127.0.0.1:{port}"
+        self.origin = ""
         script = Path(__file__).with_name("hold.py")
-        self._port = port
-        self._command = [sys.executable, str(script), str(port), str(count)]
+        self._command = [sys.executable, str(script), str(count)]
         self._core = core
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self._process = spawn_pinned(self._command, self._core)
-        wait_for_port(self._port, self._process, None)
+        self._process = process = spawn_pinned(self._command, self._core, capture=True)
+        assert process.stdout is not None
+        port = process.stdout.readline()
+        if not port:
+            raise RuntimeError(f"the server did not start: {process.communicate()[1].decode()}")
+        self.origin = f"http://127.0.0.1:{int(port)}"
         return self
 
     def __exit__(
@@ -165,7 +202,7 @@ class HoldServer:
     ) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
 
 
 def open_files() -> int:
@@ -175,39 +212,23 @@ def open_files() -> int:
     return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 20)
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def spawn_pinned(command: list[str], core: int, *, capture: bool = False) -> subprocess.Popen[bytes]:
-    """Start `command` on one core; its children inherit the pin."""
+def spawn_pinned(
+    command: list[str], core: int, *, capture: bool = False, listening: Iterable[socket.socket] = ()
+) -> subprocess.Popen[bytes]:
+    """Start `command` on one core; its children inherit the pin, and nginx the sockets in `listening`."""
     pipe = subprocess.PIPE if capture else None
+    numbers = [each.fileno() for each in listening]
+    # What nginx hands to its successor in an upgrade, and matches with `listen` by the address.
+    environment = {**os.environ, "NGINX": "".join(f"{number};" for number in numbers)} if numbers else None
     before = os.sched_getaffinity(0)
     # Set around the start rather than in a preexec_fn, which is not safe with threads.
     os.sched_setaffinity(0, {core})
     try:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, pass_fds=numbers, env=environment
+        )
     finally:
         os.sched_setaffinity(0, before)
-
-
-def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path | None) -> None:
-    """Return when something accepts on `port`; raise RuntimeError if `process` ends first."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    reason = log.read_text() if log is not None and log.exists() else f"exit {process.poll()}"
-    raise RuntimeError(f"the server did not start: {reason}")
 
 
 def check_uploads(port: int) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 class Aiohttp(Client):
     package = "aiohttp"
+    versions = ("http/1.1",)
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)

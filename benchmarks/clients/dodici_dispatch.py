@@ -11,7 +11,7 @@ from harness import Client, Job, Unsupported, body_of, chunks_of, clock, main
 import dodici
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 
 class Phase:
@@ -23,7 +23,7 @@ class Phase:
         self.deadline = deadline
         self.latencies: list[float] = []
         self.received = 0
-        self.open = client.job.concurrency
+        self.open = client.job.slots
         self.done = asyncio.get_running_loop().create_future()
 
 
@@ -62,8 +62,37 @@ class Slot:
             self.phase.done.set_exception(error)
 
 
+class SlowReader(dodici.DispatchHandler):
+    """Pauses its stream after each chunk until `took` returns."""
+
+    def __init__(self, took: Callable[[int], Awaitable[None]]) -> None:
+        self.took = took
+        self.done = asyncio.get_running_loop().create_future()
+        self.controller: Any = None
+        self.pause: asyncio.Task[None]
+
+    def on_request_start(self, controller: Any, context: Any) -> None:
+        self.controller = controller
+
+    def on_response_data(self, controller: Any, chunk: bytes) -> None:
+        controller.pause()
+        self.pause = asyncio.get_running_loop().create_task(self._wait(len(chunk)))
+
+    async def _wait(self, size: int) -> None:
+        await self.took(size)
+        self.controller.resume()
+
+    def on_response_end(self, controller: Any, trailers: Any) -> None:
+        self.done.set_result(None)
+
+    def on_response_error(self, controller: Any, error: BaseException) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
 class DodiciDispatch(Client):
     package = "dodici"
+    absolute = False
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -76,9 +105,18 @@ class DodiciDispatch(Client):
     async def close(self) -> None:
         await self.pool.close()
 
+    async def trickle(self, target: str, took: Callable[[int], Awaitable[None]]) -> None:
+        reader = SlowReader(took)
+        self.pool.dispatch(dodici.DispatchOptions(path=target, method="GET"), reader)
+        try:
+            await reader.done
+        finally:
+            reader.pause.cancel()
+            reader.controller.abort()
+
     async def run(self, deadline: float) -> tuple[list[float], int]:
         phase = Phase(self, deadline)
-        for _ in range(self.job.concurrency):
+        for _ in range(self.job.slots):
             phase.dispatch(phase.options(), Slot(phase))
         await phase.done
         return phase.latencies, phase.received
@@ -86,7 +124,7 @@ class DodiciDispatch(Client):
 
 def options_of(job: Job) -> Callable[[], dodici.DispatchOptions]:
     """What gives the options of the next request: made once where they do not change."""
-    if job.kind in {"get", "stream", "idle"}:
+    if job.kind in {"get", "stream", "idle", "beside"}:
         # Without blocking=False a pipelined request waits for the head of the one before it.
         blocking = None if job.pipelining == 1 else False
         fixed = dodici.DispatchOptions(path=job.path, method="GET", blocking=blocking)

@@ -1,4 +1,4 @@
-"""dodici's request: one Pool, the response's body read as a whole or iterated."""
+"""dodici's request: one pool, the response's body read as a whole or iterated."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from harness import Client, Job, main
 import dodici
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 def make_pool(job: Job) -> dodici.Pool:
-    """The pool both drivers use: plain defaults, and the run's authority for TLS."""
-    context = job.ssl_context()
-    connect = {} if context is None else {"ssl_context": context}
-    return dodici.Pool(job.origin, connections=job.connections, pipelining=job.pipelining, connect=connect)
+    """The pool both drivers use: plain defaults, and the run's authority for TLS.
+
+    Idle connections are kept for longer than a client waits for its next turn.
+    """
+    return dodici.Pool(
+        job.origin,
+        connections=job.connections,
+        pipelining=job.pipelining,
+        allow_h2=job.http == 2,
+        use_h2c=job.prior_knowledge,
+        keep_alive_timeout=600,
+        connect={"ca": job.ca} if job.ca else None,
+    )
 
 
 class DodiciRequest(Client):
@@ -47,6 +56,11 @@ class DodiciRequest(Client):
             async for chunk in response.body:
                 received += len(chunk)
         return received
+
+    async def trickle(self, target: str, took: Callable[[int], Awaitable[None]]) -> None:
+        async with self.pool.stream("GET", target) as response:
+            async for chunk in response.body:
+                await took(len(chunk))
 
     async def send(self, target: str, body: bytes | AsyncIterator[bytes]) -> int:
         response = await self.pool.request(target, method="POST", body=body)

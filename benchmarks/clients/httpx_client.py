@@ -1,4 +1,4 @@
-"""httpx: one client, HTTP/1.1, no look-ups of proxies in the environment."""
+"""httpx: one client, no look-ups of proxies in the environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness import Client, Job, main
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 class Httpx(Client):
@@ -31,6 +31,8 @@ class Httpx(Client):
         self.client = self.module.AsyncClient(
             limits=limits,
             verify=self.job.ssl_context() or True,
+            http1=self.job.http == 1,
+            http2=self.job.http == 2,
             timeout=60,
             trust_env=False,
         )
@@ -48,6 +50,11 @@ class Httpx(Client):
             async for chunk in response.aiter_raw():
                 received += len(chunk)
         return received
+
+    async def trickle(self, target: str, took: Callable[[int], Awaitable[None]]) -> None:
+        async with self.client.stream("GET", target) as response:
+            async for chunk in response.aiter_raw():
+                await took(len(chunk))
 
     async def send(self, target: str, body: bytes | AsyncIterator[bytes]) -> int:
         response = await self.client.post(target, content=body)

@@ -1,4 +1,4 @@
-"""niquests: one async session, HTTP/1.1 only, as everybody here."""
+"""niquests: one async session that may speak only the scenario's version of HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Niquests(Client):
 
     async def open(self) -> None:
         self.session = niquests.AsyncSession(
-            disable_http2=True,
+            disable_http1=self.job.http == 2,
+            disable_http2=self.job.http == 1,
             disable_http3=True,
             pool_connections=1,
             pool_maxsize=self.job.connections,

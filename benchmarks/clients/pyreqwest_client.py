@@ -10,7 +10,7 @@ import pyreqwest.client
 from harness import Client, Job, main
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 class Pyreqwest(Client):
@@ -29,6 +29,9 @@ class Pyreqwest(Client):
             .pool_max_idle_per_host(self.job.connections)
             .pool_idle_timeout(timedelta(seconds=600))
         )
+        if self.job.http == 2:
+            # Its limit counts requests, and HTTP/2 carries many of them on one connection.
+            builder = builder.http2_prior_knowledge().max_connections(self.job.concurrency)
         if self.authority:
             builder = builder.add_root_certificate_pem(self.authority)
         self.client = builder.build()
@@ -47,6 +50,12 @@ class Pyreqwest(Client):
             while (chunk := await reader.read_chunk()) is not None:
                 received += len(chunk)
         return received
+
+    async def trickle(self, target: str, took: Callable[[int], Awaitable[None]]) -> None:
+        async with self.client.get(target).build_streamed() as response:
+            reader = response.body_reader
+            while (chunk := await reader.read_chunk()) is not None:
+                await took(len(chunk))
 
     async def send(self, target: str, body: bytes) -> int:
         response = await self.client.post(target).body_bytes(body).build().send()

@@ -1,59 +1,30 @@
-"""wrk: the limit that this machine and this nginx set; C, one thread, checks nothing."""
+"""wrk: the limit that this machine and this nginx set for HTTP/1.1; one thread."""
 
 from __future__ import annotations
 
 import json
-import re
-import resource
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
-from harness import Job, Unsupported, parse
-
-
-def measure(job: Job) -> dict[str, object]:
-    """Run wrk twice, to warm up and to measure, and translate what it says."""
-    if job.kind in {"distinct", "idle", "send-stream"}:
-        raise Unsupported("wrk repeats one request that it holds in memory")
-    if job.warmup:
-        _run(job, job.warmup)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = _run(job, job.seconds)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    if result.pop("errors"):
-        raise RuntimeError(f"wrk met errors: {result}")
-    return {
-        **result,
-        "cpu_seconds": round(used, 4),
-        "max_rss_kib": after.ru_maxrss,
-        "rss_before_kib": None,
-        "version": _version(),
-    }
+from harness import Job
+from limit import main, output_of, version_of
 
 
-def _run(job: Job, seconds: float) -> dict[str, object]:
+def run(job: Job, seconds: float) -> dict[str, object]:
+    """One run of wrk, which counts in whole seconds."""
     connections = min(job.connections, job.concurrency)
     script = Path(__file__).with_suffix(".lua")
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script)]
     words = [f"pipelining={job.pipelining}", f"upload={job.upload}"]
     # wrk takes a connection for dead after two seconds; a large body may take longer.
     command += ["--timeout", "60s", job.origin + job.path, "--", *words]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = output_of(command)
     line = next(line for line in output.splitlines() if line.startswith("RESULT "))
-    found: dict[str, object] = json.loads(line.removeprefix("RESULT "))
+    found: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+    if found.pop("errors"):
+        raise RuntimeError(f"wrk met errors: {found}")
     return found
 
 
-def _version() -> str:
-    output = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"wrk (?:debian/)?v?([\d.]+)", output)
-    return found[1] if found else "?"
-
-
 if __name__ == "__main__":
-    try:
-        print(json.dumps(measure(parse(sys.argv[1:]))))
-    except Unsupported as reason:
-        print(json.dumps({"unsupported": str(reason)}))
+    main(run, version_of("wrk", r"wrk (?:debian/)?v?([\d.]+)"), {"get", "stream", "send"})
