@@ -1,9 +1,8 @@
-"""Peers that break the protocol, callbacks that raise, timeouts per stream, and a reader that is too slow."""
+"""Peers that break the protocol, and callbacks that raise."""
 
 from __future__ import annotations
 
 import asyncio
-import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,7 +23,6 @@ from tests.peers.h2_kit import (
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
-    H2CClient,
     H2Peer,
     frame,
     h2_script,
@@ -32,17 +30,14 @@ from tests.peers.h2_kit import (
     serving,
     warm,
 )
-from tests.peers.kit import fetch, now, send, virtual
+from tests.peers.kit import fetch, send
 
 from dodici import (
-    BodyTimeoutError,
-    Client,
+    H2CClient,
     HeadersOverflowError,
-    HeadersTimeoutError,
     HTTP2Error,
-    RequestTimeoutError,
 )
-from dodici.testing import PeerConnection, RecordingHandler, ScriptedPeer, settle
+from dodici.testing import RecordingHandler, ScriptedPeer, settle
 
 FRAME_SIZE_ERROR, STREAM_CLOSED, COMPRESSION_ERROR = 0x6, 0x5, 0x9
 
@@ -228,163 +223,3 @@ async def test_destroy_inside_a_callback(callback: str) -> None:
         await asyncio.gather(*ending)
         assert client.stats.size == 0
         await peer.all_closed()
-
-
-# -- time --------------------------------------------------------------------------------------------------
-
-
-@virtual
-async def test_timeouts_are_each_streams_own() -> None:
-    async def play(peer: H2Peer) -> None:
-        headers, body, total, slow = await peer.requests(4)
-        await peer.head(body.stream)
-        await peer.data(body.stream, b"some")
-        await peer.head(total.stream)
-        await peer.head(slow.stream)
-        for _ in range(10):
-            await asyncio.sleep(15)
-            await peer.data(slow.stream, b"x")
-            await peer.data(total.stream, b"x")
-        await peer.data(slow.stream, end=True)
-        log = await peer.rest()
-        resets = [each.stream for each in log if each.kind == RST_STREAM]
-        assert resets == [headers.stream, body.stream, total.stream]
-
-    async with ScriptedPeer(h2_script(play)) as peer:
-        async with H2CClient(peer.origin, ping_interval=0) as client:
-            began = now()
-            headers = send(client, headers_timeout=20)
-            body = send(client, body_timeout=30)
-            total = send(client, timeout=100)
-            slow = send(client, body_timeout=20)
-            for recorder, kind, seconds in (
-                (headers, HeadersTimeoutError, 20),
-                (body, BodyTimeoutError, 30),
-                (total, RequestTimeoutError, 100),
-            ):
-                await recorder.wait()
-                assert isinstance(recorder.error, kind)
-                assert seconds <= now() - began <= seconds + 3
-            await slow.wait()
-            assert slow.body == b"x" * 10
-            assert len(peer.connections) == 1
-
-
-@pytest.mark.parametrize("seconds", [0.1, 1, 60])
-def test_headers_timeout_is_never_early_and_hardly_late(seconds: float) -> None:
-    @virtual
-    async def test() -> None:
-        async def play(peer: H2Peer) -> None:
-            await peer.request()
-
-        async with ScriptedPeer(h2_script(play)) as peer:
-            async with H2CClient(peer.origin, headers_timeout=seconds) as client:
-                recorder = await fetch(client)
-                assert isinstance(recorder.error, HeadersTimeoutError)
-                assert seconds <= now() <= seconds + (1.2 if seconds >= 1 else 0.05)
-
-    test()
-
-
-@virtual
-async def test_no_body_timeout_while_paused() -> None:
-    async def play(peer: H2Peer) -> None:
-        stream = (await peer.request()).stream
-        await peer.head(stream)
-        await peer.data(stream, b"some")
-
-    async with ScriptedPeer(h2_script(play)) as peer:
-        async with H2CClient(peer.origin, body_timeout=10, ping_interval=0) as client:
-            recorder = RecordingHandler(on_response_data=lambda controller, _: controller.pause())
-            send(client, "/", recorder)
-            await recorder.received(4)
-            await asyncio.sleep(500)
-            assert not recorder.ended.done()
-            recorder.controller.resume()
-            assert isinstance((await recorder.wait()).error, BodyTimeoutError)
-            assert 510 <= now() <= 513
-
-
-@virtual
-async def test_queue_counts_in_the_total() -> None:
-    async def play(peer: H2Peer) -> None:
-        await peer.request()
-
-    async with ScriptedPeer(h2_script(play)) as peer:
-        async with H2CClient(peer.origin, max_concurrent_streams=1) as client:
-            first = send(client, timeout=50)
-            second = await send(client, timeout=20).wait()
-            assert isinstance(second.error, RequestTimeoutError)
-            assert second.starts == 0
-            assert isinstance((await first.wait()).error, RequestTimeoutError)
-            assert client.stats.size == 0
-
-
-# -- a peer that does not read -----------------------------------------------------------------------------
-
-
-async def test_slow_reader_bounds_our_memory() -> None:
-    # Its windows are wide open, so that only the transport says stop.
-    go_on = asyncio.Event()
-    size = 32 << 20
-
-    async def script(connection: PeerConnection) -> None:
-        peer = H2Peer(connection)
-        await peer.start({4: 2**31 - 1})
-        await peer.window(0, 2**31 - 1 - 65_535)
-        stream = (await peer.request()).stream
-        await go_on.wait()
-        got = 0
-        while True:
-            each = await peer.next(DATA, stream=stream)
-            got += len(each.payload)
-            peer.log.clear()
-            if each.ends:
-                break
-        assert got == size
-        await peer.respond(stream)
-        await peer.rest()
-
-    async def source() -> Any:
-        for _ in range(size // 65_536):
-            yield bytes(65_536)
-
-    async with ScriptedPeer([script, serving()]) as peer, h2c_pool(peer.origin) as pool:
-        upload = send(pool, method="POST", body=source())
-        await peer.accepted(1)
-        tracemalloc.start()
-        last = -1
-        while upload.controller is None or upload.controller.bytes_sent != last:
-            last = upload.controller.bytes_sent if upload.controller is not None else -1
-            await asyncio.sleep(0.02)
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert most < 8 << 20
-        assert upload.controller.bytes_sent < size // 2
-        async with Client(peer.origin, use_h2c=True) as other:
-            assert (await fetch(other)).body == b"ok"
-        go_on.set()
-        assert (await upload.wait()).body == b"ok"
-
-
-async def test_farewell_to_a_peer_that_does_not_read() -> None:
-    async def script(connection: PeerConnection) -> None:
-        peer = H2Peer(connection)
-        await peer.start({4: 2**31 - 1})
-        await peer.window(0, 2**31 - 1 - 65_535)
-        await peer.request()
-        connection.transport.pause_reading()
-        await asyncio.Event().wait()
-
-    async with ScriptedPeer(script) as peer:
-        client = H2CClient(peer.origin)
-        recorder = send(client, method="POST", body=bytes(64 << 20))
-        last = -1
-        while recorder.controller is None or recorder.controller.bytes_sent != last:
-            last = recorder.controller.bytes_sent if recorder.controller is not None else -1
-            await asyncio.sleep(0.02)
-        async with asyncio.timeout(5):
-            await client.destroy()
-        await recorder.wait()
-        assert client.stats.size == 0
-        assert client.sockets == set()

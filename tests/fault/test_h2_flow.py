@@ -11,7 +11,6 @@ from tests.peers.h2_kit import (
     INTERNAL_ERROR,
     RST_STREAM,
     WINDOW_UPDATE,
-    H2CClient,
     H2Peer,
     h2_script,
     serving,
@@ -19,7 +18,7 @@ from tests.peers.h2_kit import (
 )
 from tests.peers.kit import fetch, send
 
-from dodici import RequestAbortedError, SocketError, StreamResetError
+from dodici import H2CClient, RequestAbortedError, SocketError, StreamResetError
 from dodici.testing import RecordingHandler, ScriptedPeer, pattern, settle
 
 WINDOW = 100_000

@@ -16,7 +16,6 @@ from tests.peers.h2_kit import (
     NO_ERROR,
     NOTHING_LOST,
     REFUSED_STREAM,
-    H2CClient,
     H2Peer,
     h2_script,
     h2c_pool,
@@ -25,7 +24,7 @@ from tests.peers.h2_kit import (
 )
 from tests.peers.kit import Events, fetch, send
 
-from dodici import HTTP2Error, InformationalError, SocketError, StreamResetError
+from dodici import H2CClient, HTTP2Error, InformationalError, SocketError, StreamResetError
 from dodici.testing import RecordingHandler, ScriptedPeer, settle
 
 

@@ -10,13 +10,11 @@ import pytest
 from tests.peers.h2_kit import (
     CANCEL,
     DATA,
-    HEADERS,
     INITIAL_WINDOW,
     INTERNAL_ERROR,
     MAX_FRAME,
     NO_ERROR,
     RST_STREAM,
-    H2CClient,
     H2Peer,
     h2_script,
     serving,
@@ -25,7 +23,7 @@ from tests.peers.h2_kit import (
 from tests.peers.kit import fetch, now, send, virtual
 
 from dodici import (
-    HeadersTimeoutError,
+    H2CClient,
     RequestAbortedError,
     RequestContentLengthMismatchError,
     SocketError,
@@ -407,45 +405,3 @@ async def test_server_that_knows_nothing_of_100() -> None:
 
     async with ScriptedPeer(h2_script(play)) as peer, H2CClient(peer.origin) as client:
         assert (await fetch(client, method="POST", body=b"body", expect_continue=True)).body == b"ok"
-
-
-# -- an upload that stalls ---------------------------------------------------------------------------------
-
-
-@virtual
-async def test_window_that_stays_closed_is_a_timeout() -> None:
-    async def play(peer: H2Peer) -> None:
-        stream = (await peer.request()).stream
-        await peer.next(RST_STREAM, stream=stream)
-        assert peer.count(HEADERS) == 1
-
-    async with ScriptedPeer(h2_script(play)) as peer:
-        async with H2CClient(peer.origin, headers_timeout=30, ping_interval=0) as client:
-            source = Source(4 << 20)
-            recorder = await fetch(client, method="POST", body=source.body("async"))
-            assert isinstance(recorder.error, HeadersTimeoutError)
-            assert 30 <= now() <= 33
-            assert client.stats.size == 0
-
-
-@virtual
-async def test_slow_upload_that_moves_is_none() -> None:
-    async def play(peer: H2Peer) -> None:
-        stream = (await peer.request()).stream
-        taken, window = 0, 65_535
-        while taken < 600_000:
-            got = await peer.next(DATA, stream=stream)
-            taken += len(got.payload)
-            window -= len(got.payload)
-            if not window:
-                await asyncio.sleep(20)
-                window = 40_000
-                await peer.window(0, window)
-                await peer.window(stream, window)
-        await peer.respond(stream)
-
-    async with ScriptedPeer(h2_script(play)) as peer:
-        async with H2CClient(peer.origin, headers_timeout=30, ping_interval=0) as client:
-            recorder = await fetch(client, method="POST", body=Source(600_000).body("async"))
-            assert recorder.error is None, (now(), recorder.summary())
-            assert now() > 100

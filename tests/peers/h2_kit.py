@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import hpack
 
-from dodici import H2CClient, Pool
+from dodici import Pool
 from dodici.testing import PeerConnection, PeerError, RecordingHandler
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
@@ -253,6 +253,3 @@ async def warm(dispatcher: Any) -> None:
     recorder = RecordingHandler()
     recorder.dispatch(dispatcher, {"path": "/warm"})
     assert (await recorder.wait()).error is None, recorder.summary()
-
-
-__all__ = ["H2CClient", "H2Peer", "Frame", "frame", "h2_script", "h2c_pool", "serving", "warm"]

@@ -407,21 +407,25 @@ class H2Connection(asyncio.Protocol):
             self.stage()
         if changed and not self.closing:
             self.owner.limit_changed(self)
-            self.rest()
 
     def on_goaway(self, code: int, debug: bytes, unprocessed: list[Stream]) -> None:
         text = debug[:200].decode("utf-8", "replace")
         self._goaway = f"GOAWAY ({error_name(code)}{': ' + text if text else ''})"
         again: list[Exchange] = []
         failed: list[Failure] = []
+        denied: list[H2Stream] = []
         # Once is the rule, lest a server that takes nothing be asked for ever. One that ends each connection after
         # so many requests takes some of them every time, and the first of those that wait come first then.
         progress = self.served > 0 or bool(self.engine.streams)
         for stream in unprocessed:
             assert isinstance(stream, H2Stream)
+            exchange = stream.exchange
+            if exchange.status_code or stream.tunnel is not None:
+                denied.append(stream)
+                self._tunnels.pop(stream, None)
+                continue
             if self.running.pop(stream, self) is self:
                 continue
-            exchange = stream.exchange
             stream.detach()
             if _replayable(exchange, progress):
                 exchange.retried = exchange.retried or not progress
@@ -439,6 +443,9 @@ class H2Connection(asyncio.Protocol):
             # With an error, or before it has taken anything at all: that is no ordinary way to go.
             reason = HTTP2Error(f"other side closed after {self._goaway}", error_code=code)
         self._leave(reason, [*again, *self._fresh], failed, retries)
+        for stream in denied:
+            # It says that it has not begun what it has begun to answer.
+            stream.on_failed(HTTP2Error(f"the server gave the stream up: {self._goaway}", error_code=code))
 
     def on_pong(self, payload: bytes) -> None:
         if payload == _PING:
@@ -485,6 +492,7 @@ class H2Connection(asyncio.Protocol):
     def stream_over(self) -> None:
         """A stream has ended, and its handler was told."""
         if self.dead:
+            self.owner.refill()  # what was held outlived the connection, and its slot is free only now
             return
         if not self.engine.streams and not self._fresh:
             if self.closing:
@@ -569,6 +577,11 @@ class H2Connection(asyncio.Protocol):
         if stream is not None:
             annotate(error, phase=stream.phase)
         return error
+
+    def leave(self, reason: DodiciError) -> None:
+        """Take no more; what was begun goes on, and what was not goes back."""
+        if not self.dead and not self.closing:
+            self._leave(reason, list(self._fresh))
 
     def _leave(
         self,

@@ -239,6 +239,8 @@ class Client(BaseDispatcher):
         self._size -= 1
         if left:
             self._count_leaving(-1)
+            if not (self._size or self._connection or self._connecting) and self._parent is not None:
+                self._parent.client_gone(self, failed=False)
         if self.busy and self._size < self._most:
             self._has_room()
 
@@ -279,6 +281,7 @@ class Client(BaseDispatcher):
         if connection is self._connection and connection.limit is not None:
             self._set_limit(connection.limit)
             self.refill()
+            connection.rest()
 
     def starved(self, error: DodiciError) -> None:
         waiting = self._queue.clear()
@@ -501,10 +504,20 @@ class Client(BaseDispatcher):
 
     # -- closing ---------------------------------------------------------------------------------------
 
+    @property
+    def replaceable(self) -> bool:
+        """Whether the connection can be replaced now: it is idle, or goes on beside its successor."""
+        return self._connection is not None and (not self._size or self._connection.multiplexed)
+
     def retire(self, reason: str) -> None:
-        """Close the connection if it is idle; the next exchange makes a new one."""
-        if self._connection is not None and self._connection.idle:
-            self._connection.kill(InformationalError(reason))
+        """Let go of the connection if that hurts nobody; the next exchange makes a new one."""
+        connection = self._connection
+        if connection is None:
+            return
+        if connection.idle:
+            connection.kill(InformationalError(reason))
+        elif isinstance(connection, H2Connection):
+            connection.leave(InformationalError(reason))
 
     async def _close(self) -> None:
         while self._size:

@@ -110,7 +110,7 @@ class Pool(BaseDispatcher):
             client = self._choose()
             if not client.in_free_list:
                 continue  # it left the pool while it lay here
-            if self._ttl and client.connected and self._expired(client):
+            if self._ttl and client.replaceable and self._expired(client):
                 client.in_free_list = False
                 expired = [*(expired or ()), client]
                 continue
@@ -154,7 +154,7 @@ class Pool(BaseDispatcher):
 
     def _expired(self, client: Client) -> bool:
         assert self._loop is not None
-        return not client.size and self._loop.time() - client.connected_at >= self._ttl
+        return self._loop.time() - client.connected_at >= self._ttl
 
     # -- what clients tell -----------------------------------------------------------------------------
 
