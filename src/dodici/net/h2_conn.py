@@ -19,27 +19,23 @@ from ..core import diagnostics
 from ..core.controller import Exchange
 from ..core.errors import (
     DodiciError,
-    HeadersOverflowError,
     HeadersTimeoutError,
     HTTP2Error,
     InformationalError,
-    NotSupportedError,
     SocketError,
     StreamResetError,
     annotate,
     socket_error,
 )
-from ..core.options import BYTES, FILE, DispatchOptions
+from ..core.options import DispatchOptions
 from ..core.timers import SLACK, TICK
-from ..wire.body import CHUNKED, body_length
 from ..wire.h2.engine import Engine
 from ..wire.h2.frames import ConnectionFault, error_name
-from ..wire.h2.hpack import Decoder
-from ..wire.h2.sections import encode_request
 from ..wire.h2.streams import Stream
-from .body import file_length
 from .connection import ConnectionSettings, Failure, Owner
+from .h2_requests import encode, publish_sent, upgrades
 from .h2_stream import H2Stream
+from .h2_watch import ASK, GONE, PeerWatch
 from .loop import LoopServices
 from .tls import remember_session
 
@@ -63,14 +59,12 @@ class H2Connection(asyncio.Protocol):
         "_fresh",
         "_goaway",
         "_gone",
-        "_heard",
-        "_ping_due",
-        "_ping_sent",
         "_services",
         "_staged",
         "_starting",
         "_ticked",
         "_tunnels",
+        "_watch",
         "_timer",
         "closed",
         "closing",
@@ -111,9 +105,7 @@ class H2Connection(asyncio.Protocol):
         self._blocked = False
         self._gone = False
         self._goaway = ""
-        self._heard = False
-        self._ping_due = 0.0
-        self._ping_sent = 0.0
+        self._watch = PeerWatch(settings.ping_interval, settings.ping_timeout)
         self._ticked = 0.0
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self.peername: object = None
@@ -210,7 +202,6 @@ class H2Connection(asyncio.Protocol):
     def _open_fresh(self) -> None:
         fresh = self._fresh
         engine = self.engine
-        origin = self.settings.h2_origin
         while fresh and not self.dead:
             exchange = fresh[0]
             options = exchange.options
@@ -220,24 +211,17 @@ class H2Connection(asyncio.Protocol):
                 self._timer.arm(self._headers_timeout(options))
                 return
             fresh.popleft()
-            if options.upgrade is not None and not self._upgrades(options.upgrade):
+            if options.upgrade is not None and not upgrades(options.upgrade, self.settings, engine.peer):
                 self.owner.needs_http1(exchange)
                 continue
-            cache = options.wire_cache
+            block = b""
             self._starting = exchange
             exchange.attempt += 1
             try:
                 context = exchange.context
                 exchange.handler.on_request_start(exchange, {} if context is None else context)
                 if not exchange.done:
-                    if cache is None or cache[0] is not origin:
-                        cache = self._encode(options)
-                    if cache[2] > engine.peer.max_header_list_size:
-                        raise HeadersOverflowError(
-                            f"the request's head has {cache[2]} bytes, and the server takes "
-                            f"{engine.peer.max_header_list_size} (SETTINGS_MAX_HEADER_LIST_SIZE)",
-                            request_not_processed=True,
-                        )
+                    block = encode(options, self.settings, engine.peer)
             except BaseException as error:
                 self._starting = None
                 self._not_started(exchange, error)
@@ -250,7 +234,7 @@ class H2Connection(asyncio.Protocol):
                 self.owner.connection_gone(self, InformationalError("closed"), [exchange], [])
                 return
             else:
-                self._open(exchange, options, cache[1])
+                self._open(exchange, options, block)
                 if engine.exhausted:
                     self.closing = True
                     break
@@ -269,7 +253,7 @@ class H2Connection(asyncio.Protocol):
         if options.method == "HEAD":
             stream.bodiless = True
         if diagnostics.CLIENT_SEND_HEADERS.subscribers or diagnostics.REQUEST_BODY_SENT.subscribers:
-            self._publish_sent(exchange, block)
+            publish_sent(exchange, block, self.transport)
         if options.plain:
             payload = options.payload
             engine.open(stream, block, end=payload is None)
@@ -284,48 +268,6 @@ class H2Connection(asyncio.Protocol):
         else:
             engine.open(stream, block, end=False)
             stream.write_body()
-
-    def _upgrades(self, protocol: str) -> bool:
-        """Whether the server does it over HTTP/2; one that was reached without TLS may have nothing else."""
-        offered = self.engine.peer.connect_protocol and protocol.lower() == "websocket"
-        return offered or self.settings.scheme == b"http"
-
-    def _encode(self, options: DispatchOptions) -> tuple[object, bytes, int]:
-        """The header block, remembered with its options."""
-        settings = self.settings
-        if options.upgrade is not None:
-            if options.upgrade.lower() != "websocket":
-                raise NotSupportedError(
-                    f"HTTP/2 cannot upgrade to {options.upgrade!r}, only to 'websocket' (RFC 8441)"
-                )
-            if not self.engine.peer.connect_protocol:
-                raise NotSupportedError("the server does not offer WebSocket over HTTP/2 (RFC 8441)")
-        length = body_length(options)
-        if options.body_kind == FILE and length == CHUNKED:
-            length = file_length(options.body)
-        block, size = encode_request(options, settings.scheme, settings.host, length)
-        cache = (settings.h2_origin, block, size)
-        if options.body_kind <= BYTES:
-            object.__setattr__(options, "wire_cache", cache)
-        return cache
-
-    def _publish_sent(self, exchange: Exchange, block: bytes) -> None:
-        options = exchange.options
-        # What is told is what the server will read: the block's fields, with the request line that they stand for.
-        fields = [
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in Decoder().decode(block)
-        ]
-        said = dict(fields)
-        target = said.get(":path", said[":authority"])
-        lines = [f"{said[':method']} {target} HTTP/2"]
-        lines += [f"{name}: {value}" for name, value in fields if name not in (":method", ":path")]
-        diagnostics.CLIENT_SEND_HEADERS.publish(
-            {"request": exchange, "headers": "\r\n".join([*lines, "", ""]), "socket": self.transport}
-        )
-        if options.plain:
-            if options.payload is not None:
-                diagnostics.REQUEST_BODY_CHUNK_SENT.publish({"request": exchange, "chunk": options.payload})
-            diagnostics.REQUEST_BODY_SENT.publish({"request": exchange})
 
     def _not_started(self, exchange: Exchange, error: BaseException | None) -> None:
         # Nothing was written: the connection is as good as before.
@@ -355,7 +297,7 @@ class H2Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.dead:
             return
-        self._heard = True
+        self._watch.heard = True
         try:
             self.engine.receive(data)
         except ConnectionFault as fault:
@@ -448,8 +390,7 @@ class H2Connection(asyncio.Protocol):
             stream.on_failed(HTTP2Error(f"the server gave the stream up: {self._goaway}", error_code=code))
 
     def on_pong(self, payload: bytes) -> None:
-        if payload == _PING:
-            self._ping_sent = 0.0
+        """Whatever is heard says that the peer is there."""
 
     def try_again(self, stream: H2Stream, error: BaseException) -> bool:
         """Whether a request that the server refused unprocessed is sent once more (RFC 9113 section 8.7)."""
@@ -534,7 +475,14 @@ class H2Connection(asyncio.Protocol):
             return
         for stream in [stream for stream in streams.values() if stream.deadline <= now]:  # type: ignore[attr-defined]
             stream.timed_out()  # type: ignore[attr-defined]
-        self._watch(now)
+        if self.dead:
+            return
+        state = self._watch.look(now)
+        if state == ASK:
+            self.engine.ping(_PING)
+            self.stage()
+        elif state == GONE:
+            self._end(SocketError(f"no answer to PING for {self.settings.ping_timeout:g} s (ping_timeout)"))
 
     def _headers_timeout(self, options: DispatchOptions) -> float:
         seconds = options.headers_timeout
@@ -550,25 +498,6 @@ class H2Connection(asyncio.Protocol):
         failed: list[Failure] = [(exchange, copy.copy(error)) for exchange in self._fresh]
         self._fresh.clear()
         self._die(error, [], failed)
-
-    def _watch(self, now: float) -> None:
-        """Ask a silent peer whether it is there, and give it up if it is not."""
-        interval = self.settings.ping_interval
-        if not interval or self.dead:
-            return
-        if self._heard or not self._ping_due:
-            self._heard = False
-            self._ping_sent = 0.0
-            self._ping_due = now + interval
-        elif self._ping_sent:
-            if now - self._ping_sent >= self.settings.ping_timeout:
-                self._end(
-                    SocketError(f"no answer to PING for {self.settings.ping_timeout:g} s (ping_timeout)")
-                )
-        elif now >= self._ping_due:
-            self._ping_sent = now
-            self.engine.ping(_PING)
-            self.stage()
 
     # -- the way out -----------------------------------------------------------------------------------
 
