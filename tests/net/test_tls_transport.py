@@ -41,6 +41,9 @@ class Raw(asyncio.Transport):
         self.calls.append("abort")
         self.aborted.set()
 
+    def is_closing(self) -> bool:
+        return bool({"close", "abort"}.intersection(self.calls))
+
     def pause_reading(self) -> None:
         self.calls.append("pause_reading")
 
@@ -550,3 +553,162 @@ async def test_writes_wait_for_a_renegotiation(pair: Pair, blocked: Scripted) ->
     pair.transport.data_received(pair.receive(b"done"))
     assert pair.read() == b"one " + b"two " * 30_000 + b"three"
     assert pair.app.data == b"stilldone"
+
+
+async def test_a_renegotiation_that_does_not_end_holds_no_more_than_was_written(
+    pair: Pair, blocked: Scripted
+) -> None:
+    pair.transport.write(b"x" * 10)
+    pair.transport.write(b"y" * 100_000)
+    assert pair.app.told == ["made", "pause"]
+    assert pair.transport.get_write_buffer_size() == 100_010
+    pair.transport.pause_writing()
+    blocked.blocked = False
+    pair.transport.data_received(pair.receive(b"done"))
+    assert pair.app.told == ["made", "pause", b"done"], "the raw transport is full by now"
+    assert pair.transport.get_write_buffer_size() == 0
+    pair.transport.resume_writing()
+    assert pair.app.told == ["made", "pause", b"done", "resume"]
+
+
+async def test_a_write_from_inside_pause_writing_comes_after_the_one_that_filled_it(pair: Pair) -> None:
+    write = pair.raw.write
+
+    def filling(data: Any) -> None:
+        write(data)
+        if not pair.transport._full:
+            pair.transport.pause_writing()
+
+    pair.raw.write = filling  # type: ignore[method-assign]
+    pair.app.pause_writing = lambda: pair.transport.write(b"after")  # type: ignore[method-assign]
+    pair.transport.write(b"x" * 200_000)
+    assert pair.read() == b"x" * 200_000 + b"after"
+
+
+@pytest.mark.parametrize("ending", ["abort", "close"])
+async def test_an_end_from_inside_pause_writing_is_the_end(pair: Pair, ending: str) -> None:
+    sent: list[int] = []
+
+    def filling(data: Any) -> None:
+        assert not {"abort", "close"}.intersection(pair.raw.calls)
+        sent.append(len(data))
+        if not pair.transport._full:
+            pair.transport.pause_writing()
+
+    pair.raw.write = filling  # type: ignore[method-assign]
+    pair.app.pause_writing = getattr(pair.transport, ending)  # type: ignore[method-assign]
+    pair.transport.write(b"x" * 1_000_000)
+    assert sum(sent) < 100_000
+    pair.transport.connection_lost(None)
+    assert pair.app.told == ["made", ("lost", None)]
+
+
+@pytest.mark.parametrize("ending", ["abort", "close"])
+@pytest.mark.parametrize("moment", ["connection_made", "data_received"])
+async def test_an_end_from_inside_a_callback(ending: str, moment: str) -> None:
+    pair = Pair()
+    if moment == "connection_made":
+        made = pair.app.connection_made
+
+        def leaving(transport: Any) -> None:
+            made(transport)
+            getattr(transport, ending)()
+
+        pair.app.connection_made = leaving  # type: ignore[method-assign]
+    pair.app.on_data = lambda _: getattr(pair.transport, ending)()
+    pair.shake(early=b"early")
+    pair.transport.data_received(pair.receive(b"late"))
+    pair.transport.write(b"unsent")
+    assert pair.app.data == (b"" if moment == "connection_made" else b"early")
+    assert pair.raw.calls == [ending]
+    pair.transport.connection_lost(None)
+    assert pair.app.told[-1] == ("lost", None)
+
+
+async def early_pair() -> Pair:
+    """The server has said something behind its handshake, and the client has paused before."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server.maximum_version = ssl.TLSVersion.TLSv1_2
+    configure(server, client)
+    pair = Pair(server, client)
+    made = pair.app.connection_made
+
+    def pausing(transport: Any) -> None:
+        made(transport)
+        transport.pause_reading()
+
+    pair.app.connection_made = pausing  # type: ignore[method-assign]
+    pair.shake(early=b"settings")
+    assert pair.app.told == ["made"]
+    return pair
+
+
+async def test_an_end_right_behind_what_was_held_loses_nothing() -> None:
+    pair = await early_pair()
+    pair.transport.resume_reading()
+    pair.transport.eof_received()
+    await asyncio.sleep(0)
+    assert pair.app.told == ["made", b"settings", "eof"]
+
+
+async def test_a_pause_before_what_was_held_could_come() -> None:
+    pair = await early_pair()
+    pair.transport.resume_reading()
+    pair.transport.pause_reading()
+    await asyncio.sleep(0)
+    assert pair.app.told == ["made"]
+    pair.transport.resume_reading()
+    pair.transport.data_received(pair.receive(b" and more"))
+    await asyncio.sleep(0)
+    assert pair.app.told == ["made", b"settings and more"]
+
+
+async def test_a_callback_that_raises_out_of_turn_ends_the_connection() -> None:
+    pair = await early_pair()
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+
+    def fail(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    pair.app.on_data = fail
+    pair.transport.resume_reading()
+    await asyncio.sleep(0)
+    assert [type(error) for error in told] == [ZeroDivisionError]
+    assert pair.raw.calls[-1] == "abort"
+    pair.transport.connection_lost(None)
+    assert pair.app.told[-1] == ("lost", told[0])
+
+
+async def test_a_raw_transport_that_has_failed_is_closing(pair: Pair) -> None:
+    assert not pair.transport.is_closing()
+    pair.raw.calls.append("abort")
+    assert pair.transport.is_closing()
+
+
+@pytest.mark.parametrize("offered", [True, False])
+async def test_a_server_that_asks_for_a_certificate_after_the_handshake(offered: bool) -> None:
+    import trustme
+
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    configure(server, client)
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    authority.configure_trust(server)
+    server.post_handshake_auth = True
+    server.verify_mode = ssl.CERT_OPTIONAL
+    client.post_handshake_auth = True
+    if offered:
+        authority.issue_cert("me", key_type=trustme.KeyType.ECDSA).configure_cert(client)
+    pair = Pair(server, client)
+    pair.shake()
+    assert pair.server.getpeercert() is None
+    pair.server.verify_client_post_handshake()  # type: ignore[attr-defined]
+    pair.transport.data_received(pair.receive(b"who are you?"))
+    assert pair.app.data == b"who are you?"
+    assert pair.raw.sent, "answered without waiting for a write"
+    assert pair.read() == b""
+    assert bool(pair.server.getpeercert()) == offered
+    pair.transport.write(b"me")
+    assert pair.read() == b"me"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import os
 import socket
 import ssl
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from tests.peers.kit import answering, fetch
 
 from dodici import Client, ConnectError, InvalidArgumentError, SocketError, TLSError
+from dodici.net import tls as tls_contexts
 from dodici.net.connector import Connector, ConnectTarget
 from dodici.net.tls import negotiated
 from dodici.net.tls_transport import TLSTransport
@@ -277,6 +281,7 @@ async def test_a_handshake_that_is_cancelled(kind: str) -> None:
 
 def serve_one(listener: socket.socket) -> None:
     """Shake hands as far as the client goes, and return when it has closed."""
+    listener.settimeout(10)  # a thread that waits for ever would keep a failed test from ending
     connection, _ = listener.accept()
     connection.settimeout(10)
     with connection, suppress(ssl.SSLError, ConnectionError):
@@ -372,6 +377,220 @@ async def test_a_context_that_verifies_by_itself(kind: str) -> None:
         peer.errors.clear()
     assert isinstance(record.error, ConnectError)
     assert isinstance(record.error.__cause__, Refusal)
+
+
+# -- whom to believe -------------------------------------------------------------------------------------
+
+
+class Identities:
+    """A server whose certificate names one host, and every way of being told whom to trust."""
+
+    def __init__(self, folder: Path, name: str = "right.example") -> None:
+        self.authority, self.other = trustme.CA(), trustme.CA()
+        self.folder = folder
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.authority.issue_cert(name).configure_cert(self.server)
+        self.reused: list[bool] = []
+
+    async def script(self, connection: PeerConnection) -> None:
+        self.reused.append(connection.transport.get_extra_info("ssl_object").session_reused)
+        await answering(connection)
+
+    def trust(self, source: str, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """The connector's options for trusting this authority alone."""
+        pem = self.folder / "authority.pem"
+        authority.cert_pem.write_to_path(str(pem))
+        monkeypatch.setattr(tls_contexts, "_entries", type(tls_contexts._entries)())
+        if source == "file":
+            return {"ca": pem}
+        if source == "context":
+            return {"ssl_context": ssl.create_default_context(cafile=pem)}
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        monkeypatch.setenv("SSL_CERT_DIR", str(self.folder / "none"))
+        return {}
+
+
+@pytest.fixture
+def identities(tmp_path: Path) -> Identities:
+    return Identities(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["file", "system", "context"])
+async def test_who_is_refused(
+    kind: str, source: str, identities: Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if source == "system" and sys.platform in {"darwin", "win32"}:
+        pytest.skip("its authorities are not ours to add to")
+    async with ScriptedPeer(identities.script, tls=identities.server) as peer:
+
+        async def meet(authority: trustme.CA, name: str | None) -> Any:
+            connect = identities.trust(source, authority, monkeypatch)
+            async with Client(peer.origin, connect={**connect, "transport": kind}) as client:
+                return await fetch(client, **({} if name is None else {"server_name": name}))
+
+        assert (await meet(identities.authority, "right.example")).body == b"ok"
+        for authority, name, why in (
+            (identities.other, "right.example", "local issuer"),
+            (identities.authority, "wrong.example", "wrong.example"),
+            (identities.authority, "sub.right.example", "sub.right.example"),
+            (identities.authority, None, "127.0.0.1"),
+        ):
+            record = await meet(authority, name)
+            assert isinstance(record.error, TLSError), name
+            assert isinstance(record.error.__cause__, ssl.SSLCertVerificationError)
+            assert why in str(record.error)
+            assert record.body == b""
+        peer.errors.clear()
+    assert len(peer.requests) == 1, "nothing is sent to a server that is not believed"
+
+
+async def test_a_session_is_not_taken_for_another_name(
+    kind: str, identities: Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A resumed handshake shows no certificate, so whoever offers a session must have checked this very name.
+    connect = identities.trust("file", identities.authority, monkeypatch)
+    connector = Connector(**connect, transport=kind)
+
+    async def elsewhere(target: ConnectTarget, factory: Any) -> Any:
+        return await connector(dataclasses.replace(target, server_name="right.example"), factory)
+
+    async with ScriptedPeer(identities.script, tls=identities.server) as peer:
+        for through, name, ends_well in (
+            (connector, "right.example", True),
+            (connector, "right.example", True),
+            (connector, "wrong.example", False),
+            (elsewhere, "wrong.example", True),
+            (connector, "wrong.example", False),
+            (elsewhere, "right.example", True),
+        ):
+            async with Client(peer.origin, connect=through) as client:
+                record = await fetch(client, server_name=name)
+            assert (record.error is None) == ends_well, (through, name, record.error)
+            assert ends_well or isinstance(record.error, TLSError)
+        peer.errors.clear()
+    assert identities.reused[:2] == [False, True]
+
+
+async def test_a_renewed_context_checks_as_the_first_one_did(
+    kind: str, identities: Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = identities.trust("file", identities.authority, monkeypatch)
+    monkeypatch.setattr(tls_contexts, "_CHECK_SECONDS", 0)
+    connector = Connector(**connect, transport=kind)
+    async with ScriptedPeer(identities.script, tls=identities.server) as peer:
+
+        async def meet(name: str) -> Any:
+            async with Client(peer.origin, connect=connector) as client:
+                return (await fetch(client, server_name=name)).error
+
+        first = connector.ssl_context
+        assert await meet("right.example") is None
+        other = identities.folder / "other.pem"
+        other.write_bytes(identities.authority.cert_pem.bytes() + identities.other.cert_pem.bytes())
+        other.replace(connect["ca"])
+        assert isinstance(await meet("wrong.example"), TLSError)
+        assert await meet("right.example") is None
+        assert connector.ssl_context is not first
+        identities.other.cert_pem.write_to_path(str(other))
+        other.replace(connect["ca"])
+        assert isinstance(await meet("right.example"), TLSError)
+        peer.errors.clear()
+    assert identities.reused == [False, False]
+
+
+@pytest.mark.parametrize("password", ["right", "wrong", None])
+async def test_a_client_certificate_whose_key_has_a_password(
+    kind: str, password: str | None, identities: Identities, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaf = identities.other.issue_cert("client.example", common_name="the client")
+    cert, key = identities.folder / "client.pem", identities.folder / "client.key"
+    leaf.cert_chain_pems[0].write_to_path(str(cert))
+    private = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), None)
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"right"),
+        )
+    )
+    identities.other.configure_trust(identities.server)
+    identities.server.verify_mode = ssl.CERT_REQUIRED
+    seen: list[str] = []
+
+    async def noting(connection: PeerConnection) -> None:
+        seen.append(connection.transport.get_extra_info("peercert")["subject"][-1][0][1])
+        await answering(connection)
+
+    trust = identities.trust("file", identities.authority, monkeypatch)
+    certificate = (str(cert), str(key), password or "")
+    connect = {**trust, "transport": kind, "cert": certificate if password else None}
+    async with (
+        ScriptedPeer(noting, tls=identities.server) as peer,
+        Client(peer.origin, connect=connect) as client,
+    ):
+        record = await fetch(client, server_name="right.example")
+        peer.errors.clear()
+    if password == "right":
+        assert record.body == b"ok"
+        assert seen == ["the client"]
+    elif password == "wrong":
+        assert isinstance(record.error, InvalidArgumentError)
+        assert "wrong" not in str(record.error).replace("wrong password", ""), (
+            "a password is nobody's business"
+        )
+    else:
+        # TLS 1.3 refuses after the client's side of the handshake (RFC 8446 4.4.2.4).
+        assert isinstance(record.error, SocketError)
+        assert seen == []
+
+
+async def test_an_alert_in_the_middle_of_a_response_is_named(kind: str) -> None:
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(client)
+    loop = asyncio.get_running_loop()
+
+    def serve() -> None:
+        listener.settimeout(10)
+        connection, _ = listener.accept()
+        connection.settimeout(10)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        engine = server.wrap_bio(incoming, outgoing, server_side=True)
+
+        def until(step: Any) -> Any:
+            while True:
+                try:
+                    found = step()
+                except ssl.SSLWantReadError:
+                    connection.sendall(outgoing.read())
+                    incoming.write(connection.recv(65_536))
+                else:
+                    return found
+
+        with connection:
+            until(engine.do_handshake)
+            assert until(lambda: engine.read(1000)).startswith(b"GET")
+            engine.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")
+            incoming.write(b"\x17\x03\x03\x00\x20" + bytes(32))  # no key has made this: a fatal alert for it
+            with pytest.raises(ssl.SSLError):
+                engine.read(1)
+            connection.sendall(outgoing.read())
+            with suppress(OSError):
+                while connection.recv(1000):
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        served = loop.run_in_executor(None, serve)
+        origin = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        async with Client(origin, connect=options(kind, client)) as dispatcher:
+            record = await fetch(dispatcher)
+        await served
+    if kind == "auto":
+        assert record.body == b"half"  # the loops' own TLS drops what they read together with an alert
+    assert isinstance(record.error, SocketError)
+    assert "BAD_RECORD_MAC" in str(record.error).upper().replace(" ", "_")
 
 
 # -- TLS on a connection that exists ---------------------------------------------------------------------

@@ -158,7 +158,8 @@ class H2Connection(asyncio.Protocol):
         elif self.settings.keep_alive_timeout > 0:
             self._timer.arm(self.settings.keep_alive_timeout)
         else:
-            self.kill(InformationalError("reset: idle connections are not kept"))
+            # Not `kill`: a response that arrived while its handler paused is still to be delivered.
+            self._die(InformationalError("reset: idle connections are not kept"))
 
     def abort_exchange(self, exchange: Exchange, error: BaseException) -> None:
         """Abort one that was not written yet."""
@@ -599,10 +600,13 @@ class H2Connection(asyncio.Protocol):
         self._timer.close()
         engine = self.engine
         engine.close()
+        cut = [
+            tunnel for tunnel in self._tunnels if not tunnel.gone
+        ]  # the others have ended, and may be read still
         for stream in engine.streams.values():
             stream.gone = True
         engine.streams.clear()
-        for tunnel in list(self._tunnels):
+        for tunnel in cut:
             tunnel.on_failed(reason)
         transport = self.transport
         if transport is not None and not transport.is_closing():

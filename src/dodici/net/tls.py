@@ -223,11 +223,14 @@ def _shown(cert: Any) -> str:
 def remember_session(transport: Any, server_name: str | None) -> None:
     """Keep the session of a connection for the next one to the same server, if its context is ours.
 
-    TLS 1.3 sends tickets after the handshake: call this once the server has answered something.
+    TLS 1.3 sends tickets after the handshake: call this once the server has answered something. A resumed
+    handshake does not look at the certificate again (RFC 8446 4.6.1), so a session that was verified for a name
+    other than `server_name`, which a connector may have chosen, is not kept.
     """
     ssl_object = transport.get_extra_info("ssl_object")
     context = transport.get_extra_info("sslcontext")
-    if server_name and isinstance(context, _Sessions) and ssl_object is not None:
+    verified = getattr(ssl_object, "server_hostname", None)
+    if server_name and verified == server_name and isinstance(context, _Sessions):
         context.remember(server_name, getattr(ssl_object, "session", None))
 
 

@@ -37,6 +37,8 @@ _RECORD = 16 * 1024
 """Bytes of plaintext in a record at most (RFC 8446 5.1)."""
 _SLICE = 64 * 1024
 """Bytes passed through a memory buffer at a time: it keeps the size that it once had, for each connection."""
+_ANSWERS = 16 * 1024
+"""Bytes that a peer may make the engine say, to key updates mostly, while it does not read what was written."""
 
 
 class TLSTransport(asyncio.Transport, asyncio.Protocol):
@@ -53,6 +55,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
+        "_answers",
         "_backlog",
         "_context",
         "_decrypt",
@@ -61,6 +64,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         "_encrypt",
         "_error",
         "_full",
+        "_held",
         "_incoming",
         "_loop",
         "_outgoing",
@@ -98,7 +102,9 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._state = _HANDSHAKE
         self._reading = True
         self._full = False
-        self._backlog: list[bytes] = []
+        self._held = False
+        self._answers = 0
+        self._backlog: list[bytes | memoryview] = []
         self._error: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.handshake: asyncio.Future[None] = loop.create_future()
@@ -127,7 +133,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         return default if self._raw is None else self._raw.get_extra_info(name, default)
 
     def is_closing(self) -> bool:
-        return self._state >= _CLOSING
+        # Beneath, a write may have failed already; the loss is told a turn of the loop later.
+        return self._state >= _CLOSING or (self._raw is not None and self._raw.is_closing())
 
     def is_reading(self) -> bool:
         return self._reading and self._state == _OPEN
@@ -142,7 +149,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._reading = True
             self._raw.resume_reading()
             if self._incoming.pending:
-                self._loop.call_soon(self._catch_up)
+                self._loop.call_soon(self._catch_up_later)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._raw.set_write_buffer_limits(high, low)
@@ -151,7 +158,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         return self._raw.get_write_buffer_limits()
 
     def get_write_buffer_size(self) -> int:
-        return self._raw.get_write_buffer_size()
+        size = self._raw.get_write_buffer_size()
+        return size + sum(map(len, self._backlog)) if self._backlog else size
 
     def can_write_eof(self) -> bool:
         return False
@@ -162,14 +170,18 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._state != _OPEN or not data:
             return
-        if len(data) > _SLICE or self._backlog:
-            self._write_slices(data)
+        if self._backlog:
+            self._backlog.append(bytes(data))
+            return
+        if len(data) > _SLICE:
+            self._backlog.append(memoryview(data).cast("B"))
+            self._work_off()
             return
         try:
             self._encrypt(data)
         except ssl.SSLWantReadError:
             self._backlog.append(bytes(data))
-            self._flush()
+            self._hold()
         except ssl.SSLError as error:
             self._fatal(error)
         else:
@@ -231,6 +243,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._shake_hands()
 
     def eof_received(self) -> bool:
+        self._catch_up()
         if self._state == _OPEN:
             # Whoever wants to know whether this end can be trusted reads the SSL object, which now says so.
             self._incoming.write_eof()
@@ -246,6 +259,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._timer = None
         protocol = self._protocol
         self._protocol = self._deliver = None
+        self._backlog.clear()
         if state == _HANDSHAKE:
             self._fail_handshake(exc or ConnectionResetError("the peer closed during the TLS handshake"))
         elif protocol is not None:
@@ -253,12 +267,13 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._full = True
-        if self._state in {_OPEN, _CLOSING}:
+        if self._state in {_OPEN, _CLOSING} and not self._held:
             self._protocol.pause_writing()  # type: ignore[union-attr]
 
     def resume_writing(self) -> None:
         self._full = False
-        if self._state in {_OPEN, _CLOSING}:
+        self._answers = 0
+        if self._state in {_OPEN, _CLOSING} and not self._held:
             self._protocol.resume_writing()  # type: ignore[union-attr]
 
     # -- the engine ------------------------------------------------------------------------------------
@@ -295,6 +310,17 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         """Read what lies in `incoming`: a server may speak behind its side of the handshake."""
         if self._state == _OPEN and self._reading and self._incoming.pending:
             self._read_records([])
+
+    def _catch_up_later(self) -> None:
+        try:
+            self._catch_up()
+        except Exception as error:
+            # In `data_received` the raw transport would do this.
+            self._error = error
+            self._loop.call_exception_handler(
+                {"message": "data_received() failed", "exception": error, "transport": self}
+            )
+            self.abort()
 
     def _read_slices(self, data: bytes) -> None:
         parts: list[bytes] = []
@@ -350,26 +376,49 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def _after_read(self) -> None:
         """Send what reading made the engine want to say, and what a renegotiation (TLS 1.2) held up."""
+        if self._full and self._outgoing.pending:
+            self._answers += self._outgoing.pending
+            if self._answers > _ANSWERS:
+                self._fatal(ssl.SSLError(1, "the peer keeps asking for answers that it does not read"))
+                return
         self._flush()
         if self._backlog:
-            backlog, self._backlog = self._backlog, []
-            self._write_slices(b"".join(backlog))
+            self._work_off()
 
-    def _write_slices(self, data: bytes | bytearray | memoryview) -> None:
-        view = memoryview(data).cast("B")
-        for at in range(0, len(view), _SLICE):
-            part = view[at : at + _SLICE]
-            if self._backlog:
-                self._backlog.append(bytes(part))
-                continue
+    def _work_off(self) -> None:
+        """Encrypt the backlog. A write from inside `pause_writing` finds a backlog, and queues behind it."""
+        backlog = self._backlog
+        while backlog:
+            view = memoryview(backlog[0])
             try:
-                self._encrypt(part)
+                self._encrypt(view[:_SLICE])
             except ssl.SSLWantReadError:
-                self._backlog.append(bytes(part))
+                backlog[0] = bytes(view)
+                self._hold()
+                return
             except ssl.SSLError as error:
+                backlog.clear()
                 self._fatal(error)
                 return
+            backlog[0] = view[_SLICE:]
             self._flush()
+            if self._state != _OPEN:
+                backlog.clear()
+                return
+            if not backlog[0]:
+                del backlog[0]
+        if self._held:
+            self._held = False
+            if not self._full:
+                self._protocol.resume_writing()  # type: ignore[union-attr]
+
+    def _hold(self) -> None:
+        """Nothing can be written until the peer has had its say: let the protocol not pile it up."""
+        self._flush()
+        if not self._held:
+            self._held = True
+            if not self._full:
+                self._protocol.pause_writing()  # type: ignore[union-attr]
 
     def _fill(self, data: bytes) -> None:
         """Deliver to a protocol that brings its buffer."""

@@ -387,6 +387,11 @@ class Client(BaseDispatcher):
             connection.kill(InformationalError("no longer wanted"))
             return
         self._connecting = None
+        if connection.dead and not self._fruitless:
+            # A server that is told to go may say so to a connection that it has just taken.
+            self._fruitless += 1
+            self.refill()
+            return
         if connection.dead:
             closed = SocketError(
                 "other side closed", phase="connect", origin=self.origin, request_not_processed=True
