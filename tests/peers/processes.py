@@ -38,7 +38,10 @@ def program(name: str, package: str) -> str:
 
 def listening(count: int) -> list[socket.socket]:
     """Sockets that listen, for a server to inherit."""
-    return [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(count)]
+    listeners = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(count)]
+    for listener in listeners:
+        listener.setblocking(False)  # nginx accepts until there is nothing left, and would wait there
+    return listeners
 
 
 def port_of(listener: socket.socket) -> int:

@@ -255,16 +255,23 @@ def test_plain_equals_prepared() -> None:
 
 def test_remembered() -> None:
     first = prepare_plain(None, None, URL)
-    assert recall((None, URL)) is first
-    assert recall(("HEAD", URL)) is None
+    assert recall((None, None, URL)) is first
+    assert recall((None, "HEAD", URL)) is None
     timed = prepare_plain(None, None, URL, (1.0, *NO_SETTINGS[1:]))
-    assert recall((None, URL, 1.0, *NO_SETTINGS[1:])) is timed
+    assert recall((None, None, URL, 1.0, *NO_SETTINGS[1:])) is timed
     assert timed.timeout == 1
+
+
+def test_a_path_is_remembered_with_its_origin() -> None:
+    first = prepare_plain("http://h", None, "/path")
+    assert recall(("http://h", None, "/path")) is first
+    assert recall(("http://other", None, "/path")) is None
+    other = prepare_plain("http://other", None, "/path")
+    assert (first.origin, other.origin) == ("http://h", "http://other")
 
 
 def test_not_remembered() -> None:
     prepare_plain(None, None, "http://me:secret@h/")
-    prepare_plain("http://h", None, "/path")
     prepare_plain("http://h", None, "?path")
     prepare_plain("http://h", "OPTIONS", "*")
     prepare_plain(None, None, "http://h/" + "x" * 5000)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from asyncio import get_running_loop
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..core.controller import Exchange
 from .prepare import PrepareOptions, Settings, prepare, prepare_plain, recall
 from .receiver import InfoCallback, Receiver
 from .response import Response, refuse_error_status
@@ -33,21 +34,25 @@ async def exchange_plain(
     if dispatcher is None:
         dispatcher = global_dispatcher()
     own = dispatcher.origin
-    if own is not None and url[:1] == "/":
-        url = own + url
-    options = recall((method, url) if settings is None else (method, url, *settings))
+    base = own if url[:1] == "/" else None
+    options = recall((base, method, url) if settings is None else (base, method, url, *settings))
     if options is None or (own is not None and options.origin != own):
         options = prepare_plain(own, method, url, settings)
     # From here on as in `exchange`, written out: a coroutine less saves 0.17 of the 4.7 us that a request
     # costs here, its task switch included.
-    receiver = Receiver(get_running_loop(), options, on_info)
-    waiter = receiver.waiter
+    receiver = Receiver(None, options, on_info)
     dispatcher.dispatch(options, receiver)
-    try:
-        await waiter  # type: ignore[misc]
-    except BaseException:
-        receiver.abandon()
-        raise
+    controller = receiver.controller
+    # A dispatcher has made sure that its exchange's loop runs here; asking once more is a system call before 3.12.
+    loop: Any = controller.loop if type(controller) is Exchange else get_running_loop()
+    receiver.loop = loop
+    if receiver.status_code == 0 and receiver.error is None:
+        waiter = receiver.waiter = loop.create_future()
+        try:
+            await waiter
+        except BaseException:
+            receiver.abandon()
+            raise
     if receiver.status_code == 0:
         raise receiver.take_error()
     response = Response(receiver)

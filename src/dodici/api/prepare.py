@@ -63,7 +63,9 @@ NO_SETTINGS: Final[Settings] = (None, None, None, None, None, None, False, None)
 _remembered: dict[tuple[object, ...], DispatchOptions] = {}
 
 recall = _remembered.get
-"""What is remembered for (method, absolute URL, *settings); the caller compares origins."""
+"""What is remembered for (None, method, absolute URL, *settings), where the caller compares origins, and for
+(the dispatcher's origin, method, path, *settings).
+"""
 
 
 def prepare_plain(
@@ -83,14 +85,13 @@ def prepare_plain(
     target = resolve(own, url)
     if target.userinfo is not None or target.path == "*":
         return prepare(own, url, method, **_named(settings))
-    key: tuple[object, ...]
+    key: tuple[object, ...] = (own if url[:1] == "/" else None, method, url)
     if settings is None:
         options = _retarget("GET" if method is None else method, target)
-        key = (method, url)
     else:
         options = prepare(own, url, method, **_named(settings))
-        key = (method, url, *settings)
-    if len(url) <= _URL_LIMIT and url[0] not in "/?":
+        key += settings
+    if len(url) <= _URL_LIMIT and (url[:1] == "/" or "://" in url):
         if len(_remembered) >= CACHE_SIZE:
             _remembered.clear()
         _remembered[key] = options

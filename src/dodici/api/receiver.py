@@ -43,7 +43,6 @@ class Receiver:
         "ended",
         "error",
         "headers",
-        "http_version",
         "loop",
         "on_info",
         "paused",
@@ -57,13 +56,13 @@ class Receiver:
     )
 
     def __init__(
-        self, loop: AbstractEventLoop, options: DispatchOptions, on_info: InfoCallback | None
+        self, loop: AbstractEventLoop | None, options: DispatchOptions, on_info: InfoCallback | None
     ) -> None:
-        self.loop = loop
+        self.loop: AbstractEventLoop = loop  # type: ignore[assignment]  # None until whoever made this knows better
         # Not the options themselves: a response must not keep its request's body alive.
         self.target = (options.origin, options.path)
         self.on_info = on_info
-        self.waiter: Future[None] | None = loop.create_future()
+        self.waiter: Future[None] | None = None if loop is None else loop.create_future()
         self.controller: DispatchController | None = None
         self.context: dict[str, Any] | None = None
         self.error: BaseException | None = None
@@ -103,7 +102,6 @@ class Receiver:
         self.status_code = status_code
         self.headers = headers
         self.status_message = status_message
-        self.http_version = getattr(controller, "http_version", "1.1")
         waiter = self.waiter
         if waiter is not None:
             self.waiter = None

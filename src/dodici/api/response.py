@@ -209,7 +209,7 @@ class Response(_Readable):
     @property
     def http_version(self) -> str:
         """``"1.1"``, ``"1.0"`` or ``"2"``."""
-        return self._receiver.http_version
+        return getattr(self._receiver.controller, "http_version", "1.1")
 
     @property
     def url(self) -> str:

@@ -58,7 +58,8 @@ class H2Connection(asyncio.Protocol):
         "_blocked",
         "_fresh",
         "_goaway",
-        "_gone",
+        "_receiving",
+        "_refill_due",
         "_services",
         "_staged",
         "_starting",
@@ -70,6 +71,7 @@ class H2Connection(asyncio.Protocol):
         "closing",
         "dead",
         "engine",
+        "left",
         "limit",
         "loop",
         "owner",
@@ -102,8 +104,11 @@ class H2Connection(asyncio.Protocol):
         self._tunnels: dict[H2Stream, None] = {}
         self._starting: Exchange | None = None
         self._staged = False
+        self._receiving = False
+        self._refill_due = False
         self._blocked = False
-        self._gone = False
+        self.left = False
+        """Whether the owner was told that the connection takes no more."""
         self._goaway = ""
         self._watch = PeerWatch(settings.ping_interval, settings.ping_timeout)
         self._ticked = 0.0
@@ -203,6 +208,7 @@ class H2Connection(asyncio.Protocol):
     def _open_fresh(self) -> None:
         fresh = self._fresh
         engine = self.engine
+        origin = self.settings.h2_origin
         while fresh and not self.dead:
             exchange = fresh[0]
             options = exchange.options
@@ -221,7 +227,10 @@ class H2Connection(asyncio.Protocol):
             try:
                 context = exchange.context
                 exchange.handler.on_request_start(exchange, {} if context is None else context)
-                if not exchange.done:
+                cache = options.wire_cache
+                if cache is not None and cache[0] is origin and cache[2] <= engine.peer.max_header_list_size:
+                    block = cache[1]
+                elif not exchange.done:
                     block = encode(options, self.settings, engine.peer)
             except BaseException as error:
                 self._starting = None
@@ -299,11 +308,19 @@ class H2Connection(asyncio.Protocol):
         if self.dead:
             return
         self._watch.heard = True
+        self._receiving = True
         try:
             self.engine.receive(data)
         except ConnectionFault as fault:
+            self._receiving = False
             self._fault(fault)
             return
+        finally:
+            self._receiving = False
+        if self._refill_due:
+            # Once for all the streams that ended: a hundred answers in one read would ask a hundred times.
+            self._refill_due = False
+            self.owner.refill()
         outbox = self.engine.outbox
         if outbox.parts or outbox.ready:
             self.stage()
@@ -403,23 +420,21 @@ class H2Connection(asyncio.Protocol):
         stream.detach()
         del self.running[stream]
         exchange.retried = True
-        self.owner.requeue([exchange], retries=1, left=self._gone)
+        self.owner.requeue([exchange], retries=1, left=self.left)
         self.loop.call_soon(self.owner.refill)
         return True
 
     # -- what streams tell -----------------------------------------------------------------------------
 
-    def served_one(self, stream: H2Stream) -> None:
-        """A response is complete."""
-        self.served += 1
-        if self.served == 1 and self.server_name is not None:
+    def served_first(self) -> None:
+        """The first response is complete."""
+        if self.server_name is not None:
             remember_session(self.transport, self.server_name)
-        self.release(stream)
 
     def release(self, stream: H2Stream) -> None:
         """A stream is over; its handler is about to be told."""
         del self.running[stream]
-        self.owner.release(stream.exchange, left=self._gone)
+        self.owner.release(stream.exchange, left=self.left)
 
     def tunnel_begun(self, stream: H2Stream) -> None:
         """A stream is not an exchange's any more, but counts as long as it lasts."""
@@ -441,7 +456,10 @@ class H2Connection(asyncio.Protocol):
                 self._die(InformationalError("the connection takes no more requests"))
                 return
             self.rest()
-        self.owner.refill()
+        if self._receiving:
+            self._refill_due = True
+        else:
+            self.owner.refill()
 
     # -- timers ----------------------------------------------------------------------------------------
 
@@ -472,10 +490,11 @@ class H2Connection(asyncio.Protocol):
         if late > SLACK:
             # The loop was blocked: what has arrived meanwhile was not seen.
             for stream in streams.values():
-                stream.deadline += late  # type: ignore[attr-defined]
+                stream.stamp += late  # type: ignore[attr-defined]
             return
-        for stream in [stream for stream in streams.values() if stream.deadline <= now]:  # type: ignore[attr-defined]
-            stream.timed_out()  # type: ignore[attr-defined]
+        for stream in list(streams.values()):
+            if stream.stamp + stream.patience <= now:  # type: ignore[attr-defined]
+                stream.timed_out()  # type: ignore[attr-defined]
         if self.dead:
             return
         state = self._watch.look(now)
@@ -526,7 +545,7 @@ class H2Connection(asyncio.Protocol):
         failed = failed or []
         if not self.engine.streams:
             self._die(reason, again, failed, retries)
-        elif again or failed or not self._gone:
+        elif again or failed or not self.left:
             self._report(reason, again, failed, retries)
 
     def _end(self, error: DodiciError, *, stale: bool = False) -> None:
@@ -619,10 +638,10 @@ class H2Connection(asyncio.Protocol):
     def _report(
         self, reason: DodiciError, again: list[Exchange], failed: list[Failure], retries: int
     ) -> None:
-        if self._gone:
+        if self.left:
             left = -len(again) - len(failed)
         else:
-            self._gone = True
+            self.left = True
             left = len(self.running)
         self.owner.connection_gone(self, reason, again, failed, retries=retries, left=left)
 

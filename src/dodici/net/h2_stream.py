@@ -58,8 +58,9 @@ class H2Stream(Stream):
         "_held",
         "_outcome",
         "_room",
-        "deadline",
         "exchange",
+        "patience",
+        "stamp",
         "tunnel",
         "writer",
     )
@@ -68,8 +69,10 @@ class H2Stream(Stream):
         super().__init__()
         self._connection = connection
         self.exchange = exchange
-        self.deadline = NEVER
-        """Looked at once per tick of the coarse timers."""
+        self.stamp = 0.0
+        """`Timers.base` of the last progress: with `patience`, what is looked at once per tick."""
+        self.patience = NEVER
+        """Seconds without progress that are too many."""
         self._exact: Timer | None = None
         self._held: deque[bytes] | None = None
         self._outcome: Headers | BaseException | None = None
@@ -135,13 +138,12 @@ class H2Stream(Stream):
     def on_data(self, data: bytes) -> bool:
         if self.tunnel is not None:
             return self.tunnel.on_data(data)
-        exchange = self.exchange
-        if exchange._paused or self._held:
+        if self.exchange._paused or self._held:
             if self._held is None:
                 self._held = deque()
             self._held.append(data)
             return False
-        self.deliver(data)
+        self._deliver(data)
         return True
 
     def on_end(self, trailers: Headers) -> None:
@@ -187,10 +189,11 @@ class H2Stream(Stream):
         response = {"status_code": section.status_code, "headers": section.headers, "status_text": ""}
         diagnostics.REQUEST_HEADERS.publish({"request": self.exchange, "response": response})
 
-    def deliver(self, data: bytes) -> None:
+    def _deliver(self, data: bytes) -> None:
         exchange = self.exchange
         exchange.bytes_read += len(data)
-        limit = self._connection.settings.max_response_size
+        connection = self._connection
+        limit = connection.settings.max_response_size
         if exchange.bytes_read > limit >= 0:
             self.give_up(ResponseExceededMaxSizeError(f"response exceeds {limit} bytes (max_response_size)"))
             return
@@ -201,7 +204,10 @@ class H2Stream(Stream):
         except BaseException as error:
             self._raised(error)
             return
-        self._arm_body()
+        if exchange._paused or self._exact is not None:
+            self._arm_body()
+        else:
+            self.stamp = connection.timers.base
 
     def _continue(self) -> None:
         """Go on after a pause: what was held, then its end."""
@@ -210,7 +216,7 @@ class H2Stream(Stream):
         while held and not exchange._paused and not exchange.done:
             data = held.popleft()
             consumed += len(data)
-            self.deliver(data)
+            self._deliver(data)
         if consumed:
             self._connection.engine.consumed(self, consumed)
             self._connection.stage()
@@ -238,7 +244,14 @@ class H2Stream(Stream):
         exchange.end()
         if diagnostics.REQUEST_TRAILERS.subscribers:
             diagnostics.REQUEST_TRAILERS.publish({"request": exchange, "trailers": trailers})
-        connection.served_one(self)
+        connection.served += 1
+        if connection.served == 1:
+            connection.served_first()
+        del connection.running[self]
+        if connection.left:
+            connection.owner.release(exchange, left=True)
+        else:
+            connection.owner.release(exchange)
         try:
             exchange.handler.on_response_end(exchange, trailers)
         except Exception as error:
@@ -280,7 +293,7 @@ class H2Stream(Stream):
         if self._exact is not None:
             self._exact.close()
             self._exact = None
-        self.deadline = NEVER
+        self.patience = NEVER
         self._held = None
 
     def _hand_over(self, section: Section) -> bool:
@@ -349,39 +362,31 @@ class H2Stream(Stream):
     # -- timeouts --------------------------------------------------------------------------------------
 
     def arm_headers(self) -> None:
+        """From now on a response head is awaited."""
         seconds = self.exchange.options.headers_timeout
-        if seconds is None:
-            seconds = self._connection.settings.headers_timeout
-        if seconds >= COARSE and self._exact is None:
-            self.deadline = self._connection.timers.base + seconds
-        else:
-            self._arm(seconds)
+        self._arm(self._connection.settings.headers_timeout if seconds is None else seconds)
 
     def _arm_body(self) -> None:
         if self.exchange._paused:
             self._disarm()
             return
         seconds = self.exchange.options.body_timeout
-        if seconds is None:
-            seconds = self._connection.settings.body_timeout
-        if seconds >= COARSE and self._exact is None:
-            self.deadline = self._connection.timers.base + seconds
-        else:
-            self._arm(seconds)
+        self._arm(self._connection.settings.body_timeout if seconds is None else seconds)
 
     def _arm(self, seconds: float) -> None:
         if seconds >= COARSE:
-            self.deadline = self._connection.timers.base + seconds
+            self.stamp = self._connection.timers.base
+            self.patience = seconds
             if self._exact is not None:
                 self._exact.disarm()
             return
-        self.deadline = NEVER
+        self.patience = NEVER
         if self._exact is None:
             self._exact = self._connection.timers.timer(self.timed_out)
         self._exact.arm(seconds)
 
     def _disarm(self) -> None:
-        self.deadline = NEVER
+        self.patience = NEVER
         if self._exact is not None:
             self._exact.disarm()
 

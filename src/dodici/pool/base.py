@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import get_running_loop
 from collections.abc import Mapping
+from threading import get_ident
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -70,12 +71,10 @@ class BaseDispatcher(Dispatcher):
 
     def _accept(self, options: DispatchOptions | Mapping[str, Any], handler: Handler) -> Exchange | None:
         """Check what `dispatch()` was given. None if it was refused, which the handler has been told."""
-        try:
-            here = get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        services = self._services if here else self._bind()
-        assert services is not None
+        services = self._services
+        # A loop that runs, and in this thread, is the running one: asyncio's own answer costs a system call before 3.12.
+        if services is None or get_ident() != services.thread or not self._loop.is_running():  # type: ignore[union-attr]
+            services = self._bind()
         wants_controller = known_handlers.get(type(handler))
         if wants_controller is None or type(options) is not DispatchOptions or not options.plain:
             checked = self._check(options, handler)

@@ -177,7 +177,8 @@ class Pool(BaseDispatcher):
             self.client_free(client)
         if self._needs_drain and not queue.waiting and (self._free or len(self._clients) < self._max):
             self._needs_drain = False
-            self.forward("drain", self.origin or "", [])
+            if self._listeners is not None or self.parent is not None:
+                self.forward("drain", self.origin or "", [])
         if self._waiters and self._is_drained():
             self._wake()
 

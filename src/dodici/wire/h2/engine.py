@@ -235,6 +235,9 @@ class Engine(SendingSide):
             self._complete(stream, EMPTY)
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if flags == END_HEADERS and stream_id & 1:
+            self._on_block(stream_id, flags, payload)
+            return
         if flags & (PADDED | PRIORITY_FLAG):
             if flags & PADDED:
                 payload = unpadded(payload)
