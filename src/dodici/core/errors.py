@@ -43,6 +43,7 @@ catch. What is needed to act on an error travels with it, and survives pickling.
 
 from __future__ import annotations
 
+import copy
 import errno as _errno
 import socket as _socket
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,13 @@ def annotate(error: BaseException, **facts: Any) -> None:
         for name, value in facts.items():
             if value is not None and name not in error.__dict__:
                 setattr(error, name, value)
+
+
+def twin(error: DodiciError) -> DodiciError:
+    """The same error for another handler: raising one twice would tangle the tracebacks."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 class InvalidArgumentError(DodiciError, ValueError):

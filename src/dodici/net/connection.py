@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from ..core.controller import Exchange
-from ..core.errors import DodiciError
+from ..core.errors import BodyTimeoutError, DodiciError, HeadersTimeoutError
+from ..core.options import DispatchOptions
 from ..wire.h1.head import HeadCache
 from ..wire.h2.sections import SharedSections
 from ..wire.h2.settings import LocalSettings
@@ -40,6 +41,22 @@ class ConnectionSettings:
     max_streams: int
     ping_interval: float
     ping_timeout: float
+
+    def headers_seconds(self, options: DispatchOptions) -> float:
+        """How long the head of a response to this may take."""
+        return self.headers_timeout if options.headers_timeout is None else options.headers_timeout
+
+    def body_seconds(self, options: DispatchOptions) -> float:
+        """How long the body of a response to this may stall."""
+        return self.body_timeout if options.body_timeout is None else options.body_timeout
+
+    def timeout_error(self, exchange: Exchange) -> DodiciError:
+        """What an exchange fails with that has waited for too long."""
+        if exchange.status_code >= 200:
+            seconds = self.body_seconds(exchange.options)
+            return BodyTimeoutError(f"no data of the response body for {seconds:g} s (body_timeout)")
+        seconds = self.headers_seconds(exchange.options)
+        return HeadersTimeoutError(f"no response head within {seconds:g} s (headers_timeout)")
 
 
 class Owner(Protocol):

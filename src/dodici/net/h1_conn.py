@@ -25,9 +25,7 @@ from typing import Any
 from ..core import diagnostics
 from ..core.controller import Exchange
 from ..core.errors import (
-    BodyTimeoutError,
     DodiciError,
-    HeadersTimeoutError,
     InformationalError,
     ResponseExceededMaxSizeError,
     SocketError,
@@ -732,20 +730,9 @@ class H1Connection(asyncio.Protocol):
                 self.kill(InformationalError("socket idle timeout"))
             return
         first = self._running[0]
-        if first.status_code >= 200:
-            if self._parser.paused:
-                return
-            seconds = first.options.body_timeout
-            error: DodiciError = BodyTimeoutError(
-                "no data of the response body for "
-                f"{self._settings.body_timeout if seconds is None else seconds:g} s (body_timeout)"
-            )
-        else:
-            seconds = first.options.headers_timeout
-            error = HeadersTimeoutError(
-                "no response head within "
-                f"{self._settings.headers_timeout if seconds is None else seconds:g} s (headers_timeout)"
-            )
+        if first.status_code >= 200 and self._parser.paused:
+            return
+        error = self._settings.timeout_error(first)
         self.kill(error, failing=first, error=error)
 
     # -- the way out -----------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ their end, and the connection ends with the last. `kill` ends it at once.
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections import deque
 
 from ..core import diagnostics
@@ -26,6 +25,7 @@ from ..core.errors import (
     StreamResetError,
     annotate,
     socket_error,
+    twin,
 )
 from ..core.options import DispatchOptions
 from ..core.timers import SLACK, TICK
@@ -215,7 +215,7 @@ class H2Connection(asyncio.Protocol):
             if not options.plain and not engine.peer.received:
                 # SETTINGS say whether the server knows of upgrades, and what its windows are: nginx refuses a body
                 # that comes before, and a source cannot be asked again. They stage another flush.
-                self._timer.arm(self._headers_timeout(options))
+                self._timer.arm(self.settings.headers_seconds(options))
                 return
             fresh.popleft()
             if options.upgrade is not None and not upgrades(options.upgrade, self.settings, engine.peer):
@@ -347,10 +347,7 @@ class H2Connection(asyncio.Protocol):
         self._end(error, stale=self.served > 0 and self.settings.retry_stale)
 
     def _fault(self, fault: ConnectionFault) -> None:
-        error = HTTP2Error(f"{fault} ({fault.code.name})", error_code=fault.code)
-        if not self.engine.peer.received:
-            annotate(error, request_not_processed=False)
-        self._end(error)
+        self._end(HTTP2Error(f"{fault} ({fault.code.name})", error_code=fault.code))
 
     # -- the engine's side -----------------------------------------------------------------------------
 
@@ -464,10 +461,9 @@ class H2Connection(asyncio.Protocol):
     # -- timers ----------------------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
-        streams = self.engine.streams
         if self.dead:
             return
-        if not streams:
+        if not self.engine.streams:
             if self._fresh:
                 if not self.engine.peer.received:
                     self._without_settings()
@@ -489,12 +485,12 @@ class H2Connection(asyncio.Protocol):
         self._timer.deadline = 0.0
         if late > SLACK:
             # The loop was blocked: what has arrived meanwhile was not seen.
-            for stream in streams.values():
-                stream.stamp += late  # type: ignore[attr-defined]
+            for stream in self.running:
+                stream.stamp += late
             return
-        for stream in list(streams.values()):
-            if stream.stamp + stream.patience <= now:  # type: ignore[attr-defined]
-                stream.timed_out()  # type: ignore[attr-defined]
+        for stream in list(self.running):
+            if stream.stamp + stream.patience <= now:
+                stream.timed_out()
         if self.dead:
             return
         state = self._watch.look(now)
@@ -504,18 +500,14 @@ class H2Connection(asyncio.Protocol):
         elif state == GONE:
             self._end(SocketError(f"no answer to PING for {self.settings.ping_timeout:g} s (ping_timeout)"))
 
-    def _headers_timeout(self, options: DispatchOptions) -> float:
-        seconds = options.headers_timeout
-        return self.settings.headers_timeout if seconds is None else seconds
-
     def _without_settings(self) -> None:
         """The peer did not even say hello while a request waited for it."""
         error = HeadersTimeoutError(
-            f"the server sent no SETTINGS within {self._headers_timeout(self._fresh[0].options):g} s "
+            f"the server sent no SETTINGS within {self.settings.headers_seconds(self._fresh[0].options):g} s "
             "(headers_timeout)",
             request_not_processed=True,
         )
-        failed: list[Failure] = [(exchange, copy.copy(error)) for exchange in self._fresh]
+        failed: list[Failure] = [(exchange, twin(error)) for exchange in self._fresh]
         self._fresh.clear()
         self._die(error, [], failed)
 
@@ -556,8 +548,7 @@ class H2Connection(asyncio.Protocol):
         failed: list[Failure] = []
         for stream in list(self.running):
             exchange = stream.exchange
-            own = self._annotated(copy.copy(error), stream)
-            own.__cause__ = error.__cause__
+            own = self._annotated(twin(error), stream)
             if stream.holding:
                 stream.on_failed(own)
                 continue

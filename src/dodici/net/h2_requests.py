@@ -25,25 +25,12 @@ def upgrades(protocol: str, settings: ConnectionSettings, peer: PeerSettings) ->
 
 
 def encode(options: DispatchOptions, settings: ConnectionSettings, peer: PeerSettings) -> bytes:
-    """The header block of a request, from its options if it is there.
+    """The header block of a request, remembered with its options as `Encoded`.
 
     Raises:
         NotSupportedError: an upgrade that the server does not do. InvalidArgumentError: a field that HTTP/2 does
         not allow. HeadersOverflowError: more than the server takes.
     """
-    encoded: Encoded | None = options.wire_cache
-    if encoded is None or encoded[0] is not settings.h2_origin:
-        encoded = _encode(options, settings, peer)
-    if encoded[2] > peer.max_header_list_size:
-        raise HeadersOverflowError(
-            f"the request's head has {encoded[2]} bytes, and the server takes "
-            f"{peer.max_header_list_size} (SETTINGS_MAX_HEADER_LIST_SIZE)",
-            request_not_processed=True,
-        )
-    return encoded[1]
-
-
-def _encode(options: DispatchOptions, settings: ConnectionSettings, peer: PeerSettings) -> Encoded:
     if options.upgrade is not None:
         if options.upgrade.lower() != "websocket":
             raise NotSupportedError(
@@ -55,10 +42,16 @@ def _encode(options: DispatchOptions, settings: ConnectionSettings, peer: PeerSe
     if options.body_kind == FILE and length == CHUNKED:
         length = file_length(options.body)
     block, size = encode_request(options, settings.scheme, settings.host, length)
-    encoded = (settings.h2_origin, block, size)
     if options.body_kind <= BYTES:
+        encoded: Encoded = (settings.h2_origin, block, size)
         object.__setattr__(options, "wire_cache", encoded)
-    return encoded
+    if size > peer.max_header_list_size:
+        raise HeadersOverflowError(
+            f"the request's head has {size} bytes, and the server takes "
+            f"{peer.max_header_list_size} (SETTINGS_MAX_HEADER_LIST_SIZE)",
+            request_not_processed=True,
+        )
+    return block
 
 
 def publish_sent(exchange: Exchange, block: bytes, transport: Any) -> None:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 from ..core import diagnostics
 from ..core.controller import Exchange
 from ..core.errors import (
-    BodyTimeoutError,
-    HeadersTimeoutError,
     ResponseExceededMaxSizeError,
     annotate,
 )
@@ -247,11 +245,7 @@ class H2Stream(Stream):
         connection.served += 1
         if connection.served == 1:
             connection.served_first()
-        del connection.running[self]
-        if connection.left:
-            connection.owner.release(exchange, left=True)
-        else:
-            connection.owner.release(exchange)
+        connection.release(self)
         try:
             exchange.handler.on_response_end(exchange, trailers)
         except Exception as error:
@@ -363,15 +357,13 @@ class H2Stream(Stream):
 
     def arm_headers(self) -> None:
         """From now on a response head is awaited."""
-        seconds = self.exchange.options.headers_timeout
-        self._arm(self._connection.settings.headers_timeout if seconds is None else seconds)
+        self._arm(self._connection.settings.headers_seconds(self.exchange.options))
 
     def _arm_body(self) -> None:
         if self.exchange._paused:
             self._disarm()
             return
-        seconds = self.exchange.options.body_timeout
-        self._arm(self._connection.settings.body_timeout if seconds is None else seconds)
+        self._arm(self._connection.settings.body_seconds(self.exchange.options))
 
     def _arm(self, seconds: float) -> None:
         if seconds >= COARSE:
@@ -393,15 +385,5 @@ class H2Stream(Stream):
     def timed_out(self) -> None:
         """The deadline has passed."""
         self._disarm()
-        exchange = self.exchange
-        if exchange.done:
-            return
-        settings, options = self._connection.settings, exchange.options
-        error: BodyTimeoutError | HeadersTimeoutError
-        if exchange.status_code >= 200:
-            seconds = settings.body_timeout if options.body_timeout is None else options.body_timeout
-            error = BodyTimeoutError(f"no data of the response body for {seconds:g} s (body_timeout)")
-        else:
-            seconds = settings.headers_timeout if options.headers_timeout is None else options.headers_timeout
-            error = HeadersTimeoutError(f"no response head within {seconds:g} s (headers_timeout)")
-        self.give_up(error)
+        if not self.exchange.done:
+            self.give_up(self._connection.settings.timeout_error(self.exchange))

@@ -8,7 +8,6 @@ cannot leave a slot taken: the exchange is aborted, whoever carries it fails it,
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -23,6 +22,7 @@ from ..core.errors import (
     TLSError,
     annotate,
     connect_error,
+    twin,
 )
 from ..core.handler import Handler
 from ..core.options import DispatchOptions
@@ -289,7 +289,7 @@ class Client(BaseDispatcher):
         if self.busy and self._size < self._most:
             self._has_room()
         for exchange in waiting:
-            exchange.fail(_copy(error))
+            exchange.fail(twin(error))
 
     def _has_room(self) -> None:
         self.busy = False
@@ -448,7 +448,7 @@ class Client(BaseDispatcher):
             # First out of the pool, so that what the callbacks dispatch does not come here.
             self._parent.client_gone(self, failed=not spared)
         for index, exchange in enumerate(waiting):
-            exchange.fail(error if index == 0 else _copy(error))
+            exchange.fail(error if index == 0 else twin(error))
         self.forward("connection_error", self.origin, [], error)
         self.refill()
 
@@ -485,7 +485,7 @@ class Client(BaseDispatcher):
             # have been an accident once; for ever it would be a loop.
             self._fruitless += 1
             if self._fruitless > 1:
-                failed, again = [(exchange, _copy(reason)) for exchange in again], []
+                failed, again = [(exchange, twin(reason)) for exchange in again], []
                 for _, error in failed:
                     annotate(error, request_not_processed=True)
         self.requeue(again, retries=retries)
@@ -581,10 +581,3 @@ class H2CClient(Client):
             raise InvalidArgumentError(
                 f"H2CClient is for http origins, not {origin!r}: Client negotiates HTTP/2 where there is TLS"
             )
-
-
-def _copy(error: DodiciError) -> DodiciError:
-    """Each handler gets an exception of its own: raising one twice would tangle the tracebacks."""
-    twin = copy.copy(error)
-    twin.__cause__ = error.__cause__
-    return twin
