@@ -133,7 +133,9 @@ def test_facts_that_cannot_have_been_processed() -> None:
         "ConnectionRefused",
         "MaxOriginsReachedError",
         "NameResolutionError",
+        "NoTargetError",
         "TLSError",
+        "TargetChangedError",
     }
 
 

@@ -19,10 +19,21 @@
     ├── SocketError         (ConnectionError)  UND_ERR_SOCKET
     │   ├── HTTP2Error                       DODICI_ERR_HTTP2
     │   │   └── StreamResetError             DODICI_ERR_HTTP2_STREAM
-    │   └── ConnectError                     the errno's name, or DODICI_ERR_CONNECT
-    │       ├── ConnectionRefused (ConnectionRefusedError)  ECONNREFUSED
-    │       ├── NameResolutionError (socket.gaierror)       ENOTFOUND
-    │       └── TLSError                     DODICI_ERR_TLS
+    │   ├── ConnectError                     the errno's name, or DODICI_ERR_CONNECT
+    │   │   ├── ConnectionRefused (ConnectionRefusedError)  ECONNREFUSED
+    │   │   ├── NameResolutionError (socket.gaierror)       ENOTFOUND
+    │   │   └── TLSError                     DODICI_ERR_TLS
+    │   ├── LinkError                        DODICI_ERR_LINK
+    │   ├── WorkerExitedError                DODICI_ERR_WORKER_EXITED
+    │   └── BodyAbortedError                 DODICI_ERR_BODY_ABORTED
+    ├── MeshError                            DODICI_ERR_MESH
+    │   ├── NoTargetError                    DODICI_ERR_NO_TARGET
+    │   ├── TargetChangedError               DODICI_ERR_TARGET_CHANGED
+    │   ├── MeshTimeoutError (TimeoutError)  DODICI_ERR_MESH_TIMEOUT
+    │   ├── WorkerStartError                 DODICI_ERR_WORKER_START
+    │   └── RemoteAppError                   DODICI_ERR_REMOTE_APP
+    ├── WebSocketError (ConnectionError)     DODICI_ERR_WEBSOCKET
+    │   └── WebSocketClosedError             DODICI_ERR_WEBSOCKET_CLOSED
     ├── ProxyConnectionError (ConnectionError)  UND_ERR_PRX_CONN
     ├── SecureProxyConnectionError (ConnectionError)  UND_ERR_PRX_TLS
     ├── HTTPParserError                      HPE_*
@@ -274,6 +285,97 @@ class TLSError(ConnectError):
     """The TLS handshake failed."""
 
     code = "DODICI_ERR_TLS"
+
+
+class LinkError(SocketError):
+    """The link to another member of the mesh broke the protocol, or could not be made."""
+
+    code = "DODICI_ERR_LINK"
+
+
+class WorkerExitedError(SocketError):
+    """The worker went away before it had sent a response."""
+
+    code = "DODICI_ERR_WORKER_EXITED"
+    phase = "headers"
+
+
+class BodyAbortedError(SocketError):
+    """The worker, or the app in it, gave up in the middle of the body."""
+
+    code = "DODICI_ERR_BODY_ABORTED"
+    phase = "body"
+
+
+class MeshError(DodiciError):
+    """Base of what only a mesh can report. `name` is the name that was asked for, where there is one."""
+
+    code = "DODICI_ERR_MESH"
+    name: str | None = None
+
+
+class NoTargetError(MeshError):
+    """No worker of this name takes requests at the moment. The request was sent to none."""
+
+    code = "DODICI_ERR_NO_TARGET"
+    request_not_processed = True
+
+
+class TargetChangedError(MeshError):
+    """The worker that was chosen stopped taking requests before this one reached its app."""
+
+    code = "DODICI_ERR_TARGET_CHANGED"
+    request_not_processed = True
+
+
+class MeshTimeoutError(MeshError, TimeoutError):
+    """Members of the mesh did not acknowledge a change in time; it is applied everywhere else.
+
+    `members` names them: `(id, name, pid)` each.
+    """
+
+    code = "DODICI_ERR_MESH_TIMEOUT"
+    members: tuple[tuple[str, str, int], ...] = ()
+
+
+class WorkerStartError(MeshError):
+    """The worker did not start. `remote_traceback` is what it printed last, as text; may be empty.
+
+    `exit_code` is the process's, where it exited.
+    """
+
+    code = "DODICI_ERR_WORKER_START"
+    remote_traceback: str = ""
+    exit_code: int | None = None
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text}\n{self.remote_traceback.rstrip()}" if self.remote_traceback else text
+
+
+class RemoteAppError(MeshError):
+    """The app in the worker raised before it answered.
+
+    `type_name` and `remote_traceback` are text: an exception object never crosses a process border.
+    """
+
+    code = "DODICI_ERR_REMOTE_APP"
+    type_name: str = ""
+    remote_traceback: str = ""
+
+
+class WebSocketError(DodiciError, ConnectionError):
+    """The WebSocket could not be opened, or failed."""
+
+    code = "DODICI_ERR_WEBSOCKET"
+
+
+class WebSocketClosedError(WebSocketError):
+    """The WebSocket is closed. `close_code` and `close_reason` say how (RFC 6455 section 7.4)."""
+
+    code = "DODICI_ERR_WEBSOCKET_CLOSED"
+    close_code: int = 1006
+    close_reason: str = ""
 
 
 class ProxyConnectionError(DodiciError, ConnectionError):
