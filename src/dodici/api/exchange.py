@@ -44,7 +44,7 @@ async def exchange_plain(
     dispatcher.dispatch(options, receiver)
     controller = receiver.controller
     # A dispatcher has made sure that its exchange's loop runs here; asking once more is a system call before 3.12.
-    loop: Any = controller.loop if type(controller) is Exchange else get_running_loop()
+    loop: Any = controller.loop if isinstance(controller, Exchange) else get_running_loop()
     receiver.loop = loop
     if receiver.status_code == 0 and receiver.error is None:
         waiter = receiver.waiter = loop.create_future()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .controller import refuse
-from .errors import DodiciError, InvalidArgumentError
+from .errors import ClientClosedError, DodiciError, InvalidArgumentError
 from .events import EventEmitter, Listener
 from .handler import Handler, check_handler
 from .options import DispatchOptions, coerce_options
@@ -84,12 +84,14 @@ class Dispatcher(EventEmitter, ABC):
         """Wrap `dispatch` in interceptors. The last one is the outermost and sees a request first.
 
         Each is called once with the `dispatch` function that it wraps and returns its own. Lists are
-        flattened, `None` is skipped.
+        flattened, `None` is skipped. One that returns a `Branch` makes it part of the composed dispatcher,
+        which closes and destroys it.
 
         Raises:
             InvalidArgumentError: something that is not callable.
         """
         dispatch: DispatchFunction = self.dispatch
+        branches = []
         for interceptor in _flatten(interceptors):
             if not callable(interceptor):
                 raise InvalidArgumentError(f"interceptor must be callable, not {interceptor!r}")
@@ -98,7 +100,9 @@ class Dispatcher(EventEmitter, ABC):
                 raise InvalidArgumentError(
                     f"interceptor {interceptor!r} must return a dispatch function, not {dispatch!r}"
                 )
-        return ComposedDispatcher(self, dispatch)
+            if isinstance(dispatch, Branch):
+                branches.append(dispatch)
+        return ComposedDispatcher(self, dispatch, tuple(branches))
 
     def request(
         self, url: str, *, method: str | None = None, **options: Unpack[RequestOptions]
@@ -150,12 +154,34 @@ def _flatten(interceptors: Iterable[Any]) -> Iterable[Any]:
             yield item
 
 
+class Branch(ABC):
+    """The dispatch function of an interceptor whose exchanges do not run on the dispatcher that it wraps.
+
+    They are the composed dispatcher's all the same: its `close()` waits for them, and its `destroy()` fails them.
+    """
+
+    @abstractmethod
+    def __call__(self, options: DispatchOptions, handler: Any, /) -> bool: ...
+
+    @abstractmethod
+    async def close(self) -> None:
+        """As `Dispatcher.close`."""
+
+    @abstractmethod
+    async def destroy(self, error: BaseException | None = None) -> None:
+        """As `Dispatcher.destroy`."""
+
+
 class ComposedDispatcher(Dispatcher):
     """A dispatcher seen through interceptors. All but `dispatch` is the wrapped dispatcher's."""
 
-    def __init__(self, base: Dispatcher, dispatch: DispatchFunction) -> None:
+    def __init__(
+        self, base: Dispatcher, dispatch: DispatchFunction, branches: tuple[Branch, ...] = ()
+    ) -> None:
         self.base = base
         self._dispatch = dispatch
+        self._branches = branches
+        self._closing = False
         self._filled_in: tuple[DispatchOptions, DispatchOptions] | None = None
 
     @property
@@ -172,6 +198,8 @@ class ComposedDispatcher(Dispatcher):
         check_handler(handler, options.upgrade is not None or options.method == "CONNECT")
         if options.origin is None and self.base.origin is not None:
             options = self._fill_in(options, self.base.origin)
+        if self._closing and not self.base.closed:
+            return refuse(handler, ClientClosedError())
         return self._dispatch(options, handler)
 
     def _fill_in(self, options: DispatchOptions, origin: str) -> DispatchOptions:
@@ -185,14 +213,19 @@ class ComposedDispatcher(Dispatcher):
         return filled
 
     async def close(self) -> None:
+        self._closing = True
+        for branch in self._branches:
+            await branch.close()
         await self.base.close()
 
     async def destroy(self, error: BaseException | None = None) -> None:
+        for branch in self._branches:
+            await branch.destroy(error)
         await self.base.destroy(error)
 
     @property
     def closed(self) -> bool:
-        return self.base.closed
+        return self._closing or self.base.closed
 
     @property
     def destroyed(self) -> bool:
