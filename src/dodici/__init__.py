@@ -38,6 +38,10 @@ if TYPE_CHECKING:
         stream as stream,
         upgrade as upgrade,
     )
+    from .api.websocket import (
+        WebSocket as WebSocket,
+        websocket as websocket,
+    )
     from .core import diagnostics as diagnostics, errors as errors
     from .core.controller import (
         DispatchController as DispatchController,
@@ -200,6 +204,7 @@ _HOMES = {
     "dodici.pool.default": ("get_global_dispatcher", "set_global_dispatcher"),
     "dodici.api.response": ("Response", "ResponseBody"),
     "dodici.api.grpc": ("GrpcCall", "GrpcChannel", "GrpcMetadata", "GrpcResponse", "GrpcStatus"),
+    "dodici.api.websocket": ("WebSocket", "websocket"),
     "dodici.api.verbs": (
         "connect",
         "delete",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..api.response import Response
     from ..api.upgrades import ConnectResult, UpgradeResult
     from ..api.verbs import RequestOptions
+    from ..api.websocket import WebSocketOpening
 
 DispatchFunction: TypeAlias = "Callable[[DispatchOptions, Any], bool]"
 Interceptor: TypeAlias = "Callable[[DispatchFunction], DispatchFunction]"
@@ -133,6 +134,11 @@ class Dispatcher(EventEmitter, ABC):
     ) -> Coroutine[Any, Any, UpgradeResult]:
         """`await dispatcher.upgrade(url, "websocket")`: see `dodici.upgrade`."""
         return _verbs().upgrade(url, protocol, dispatcher=self, **options)  # type: ignore[no-any-return]
+
+    def websocket(self, url: str, **options: Any) -> WebSocketOpening:
+        """`async with dispatcher.websocket(url) as ws`, or `await` it: see `dodici.websocket`."""
+        websocket = importlib.import_module("dodici.api.websocket").websocket
+        return websocket(url, dispatcher=self, **options)  # type: ignore[no-any-return]
 
     async def __aenter__(self) -> Self:
         return self

@@ -365,9 +365,14 @@ class RemoteAppError(MeshError):
 
 
 class WebSocketError(DodiciError, ConnectionError):
-    """The WebSocket could not be opened, or failed."""
+    """The WebSocket could not be opened, or failed.
+
+    If the server refused it: its `status_code`, its `headers`, and the beginning of the `body` as text.
+    """
 
     code = "DODICI_ERR_WEBSOCKET"
+    headers: Headers | None = None
+    body: str = ""
 
 
 class WebSocketClosedError(WebSocketError):

@@ -185,6 +185,8 @@ def encode_request(
             raise InvalidArgumentError(
                 f"{name.decode('ascii')} is a field of HTTP/1.1 connections: leave it out"
             )
+        if name == b"sec-websocket-key" and options.upgrade is not None:
+            continue  # RFC 8441 section 5: it is of HTTP/1.1 alone
         if name == b"te" and value.lower() != b"trailers":
             raise InvalidArgumentError("te may only say 'trailers' over HTTP/2 (RFC 9113 8.2.2)")
         fields.append((name, value))
