@@ -29,13 +29,15 @@ class DriverError(Exception):
 
 
 class Driver:
-    """The process of `contender`, pinned to `core`; `answer_within` bounds each answer, in seconds."""
+    """The process of `contender`, pinned to `core` if there is one; `answer_within` bounds each answer, in seconds."""
 
-    def __init__(self, contender: Contender, arguments: list[str], core: int, answer_within: float) -> None:
+    def __init__(
+        self, contender: Contender, arguments: list[str], core: int | None, answer_within: float
+    ) -> None:
         self._limit = answer_within
         self._buffer = b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - close() does
-        with pinned(core):
+        with contextlib.nullcontext() if core is None else pinned(core):
             self._process = subprocess.Popen(
                 [*contender.command(), *arguments],
                 stdin=subprocess.PIPE,

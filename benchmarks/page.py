@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import mesh_page
 from plan import CONTENDERS
 from report import Board, markdown
 
@@ -16,9 +17,10 @@ This page is written by `make bench`; the same numbers, with every round, are in
 `benchmarks/results.json`. Only the ratios travel: run it on your own machine.
 
 ```console
-$ make bench                                                  # a quarter of an hour
-$ python benchmarks/run.py --quick                            # two minutes, prints only
+$ make bench                                                  # some twenty minutes
+$ python benchmarks/run.py --quick                            # four minutes, prints only
 $ python benchmarks/run.py --only dodici,undici --scenario h1-p1,h2 --repeat 5
+$ python benchmarks/run.py --scenario mesh                    # the mesh alone, prints only
 ```
 """
 
@@ -101,8 +103,9 @@ def page(board: Board, facts: dict[str, str], settings: dict[str, Any]) -> str:
     parts.append(_METHOD.format(**settings, s="" if rounds == 1 else "s"))
     parts.append("## Results\n")
     for name, scenario in board.scenarios.items():
-        parts += [f"### {scenario.title}\n", markdown(board.table(name)), ""]
-    return "\n".join([*parts, _CAVEATS])
+        if scenario.part == "http":
+            parts += [f"### {scenario.title}\n", markdown(board.table(name)), ""]
+    return "\n".join([*parts, _CAVEATS, *mesh_page.section(board)])
 
 
 def _machine(board: Board, facts: dict[str, str]) -> list[list[str]]:
@@ -127,7 +130,7 @@ def readme_block(board: Board, facts: dict[str, str]) -> str:
     """The short table: requests per second in the headline scenarios, and ratios."""
     names = [name for name in _HEADLINES if name in board.rows]
     if not names:
-        return ""
+        return mesh_page.block(board)
     heads = [_HEADLINES[name] for name in names]
     lines = [["requests per second", *heads, "vs other Python"]]
     shown = {row.contender: row for name in reversed(names) for row in board.rows[name] if row.runs}
@@ -142,4 +145,4 @@ def readme_block(board: Board, facts: dict[str, str]) -> str:
         f"other Python client. "
         f"Method, limits and all other scenarios: [docs/benchmarks.md](docs/benchmarks.md)."
     )
-    return f"{markdown(lines)}\n\n{note}"
+    return "\n\n".join(part for part in (markdown(lines), note, mesh_page.block(board)) if part)

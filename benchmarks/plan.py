@@ -24,11 +24,13 @@ class Contender:
     Attributes: `group` is ``dodici``, ``undici``, ``python`` or ``limit``; `api` is what a
     ratio compares (a dispatch with a dispatch); `needs` is the module or program that must be
     there; `multiplexes` says that it speaks HTTP/2; `slow` ones take part in few scenarios unless
-    they are asked for by name, since more of their numbers would say the same.
+    they are asked for by name, since more of their numbers would say the same. `part` is ``http``
+    or ``mesh``: the scenarios that it is made for.
     """
 
     name: str
     group: str
+    part: str = "http"
     api: str = "request"
     script: str
     arguments: tuple[str, ...] = ()
@@ -119,7 +121,8 @@ BESIDE = "beside"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One question. `job` holds options of the drivers; `table` says how the answer reads.
+    """One question. `job` holds options of the drivers; `table` says how the answer reads. `part`
+    is ``http`` or ``mesh`` (mesh_plan.py).
 
     `http` is the version that everybody has to speak. `limit` names the program in C beside the
     clients. `everybody` lets the slow clients in, `only` keeps groups out. `baseline` names the
@@ -128,6 +131,7 @@ class Scenario:
 
     name: str
     title: str
+    part: str = "http"
     job: Words = field(default_factory=dict)
     table: str = "rate"
     tls: bool = False
@@ -140,6 +144,8 @@ class Scenario:
 
     def admits(self, contender: Contender, *, named: bool = False) -> bool:
         """Whether `contender` takes part; `named` says that it was asked for."""
+        if contender.part != self.part:
+            return False
         if contender.group == "limit":
             return contender.name == self.limit
         if self.http == 2 and not contender.multiplexes:

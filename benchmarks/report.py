@@ -41,7 +41,7 @@ class Outcome:
         if self.note:
             return
         self.runs.append(run)
-        if not self.scenario.hold:
+        if self.scenario.part == "http" and not self.scenario.hold:
             self.note = self.seen.objection(self.scenario.expected(), int(run.get("sessions", 1)))
         if self.note:
             self.runs.clear()
@@ -53,8 +53,13 @@ class Outcome:
 
     def score(self, run: Run) -> float:
         """What is compared; more is better."""
-        if self.scenario.table == "idle":
-            return 1 / self.each(run)
+        match self.scenario.table:
+            case "idle":
+                return 1 / self.each(run)
+            case "memory":
+                return 1 / float(max(run["max_rss_kib"] - run["rss_before_kib"], 1))
+            case "accepting":
+                return 1 / float(run["p50_us"])
         return self.rate(run)
 
     def each(self, run: Run) -> float:
@@ -96,7 +101,8 @@ class Board:
 
     def ratios(self, row: Outcome) -> tuple[str, str]:
         """Against undici's same interface, and against the fastest other Python client."""
-        if row.contender.group == "limit":
+        # What grew by next to nothing has no meaningful ratio to what grew by nothing.
+        if row.contender.group == "limit" or row.scenario.table == "memory":
             return "", ""
         scenario = row.scenario
         undici = self.best(scenario.name, "undici", row.contender.api)
@@ -112,7 +118,7 @@ class Board:
         """One scenario as rows of words; the first row is the head."""
         scenario = self.scenarios[name]
         head, cells = _TABLES[scenario.table]
-        limited = scenario.http == 2 and self.best(name, "limit") > 0
+        limited = (scenario.http == 2 or scenario.part == "mesh") and self.best(name, "limit") > 0
         last = [f"vs {scenario.limit}"] if limited else []
         lines = [["client", *head, "vs undici", "vs other Python", *last]]
         for row in self.rows[name]:
@@ -210,6 +216,28 @@ def _idle_cells(row: Outcome) -> list[str]:
     return [f"{run['connections']:,}", f"{row.each(run):,.0f}", f"{peak:,.0f}", f"{rate:,.0f}"]
 
 
+def _memory_cells(row: Outcome) -> list[str]:
+    run = row.median
+    grown = [
+        (run[f"{role}_{when}_kib"] - run[f"{role}_rss_before_kib"]) / 1024
+        for when in ("max_rss", "rss_after")
+        for role in ("client", "workers")
+    ]
+    return [f"{run['requests']:,}", f"{run['seconds']:.1f}", *(f"{value:.1f}" for value in grown)]
+
+
+def _accepting_cells(row: Outcome) -> list[str]:
+    run = row.median
+    medians = [float(each["p50_us"]) / 1e3 for each in row.runs]
+    return [
+        f"{run['requests']:,}",
+        _milliseconds(run["p50_us"]),
+        f"{min(medians):.2f}-{max(medians):.2f}",
+        _milliseconds(run["p99_us"]),
+        f"{run['load_per_second']:,.0f}",
+    ]
+
+
 _TABLES = {
     "rate": (["req/s", "range", "CPU us/req", "p50 ms", "p99 ms"], _rate_cells),
     "body": (["MiB/s", "range", "CPU s/GiB", "peak RSS growth MiB"], _body_cells),
@@ -227,6 +255,18 @@ _TABLES = {
         ],
         _beside_cells,
     ),
+    "memory": (
+        [
+            "requests",
+            "seconds",
+            "peak growth of the client MiB",
+            "of its workers MiB",
+            "left in the client MiB",
+            "in its workers MiB",
+        ],
+        _memory_cells,
+    ),
+    "accepting": (["calls", "p50 ms", "range", "p99 ms", "req/s meanwhile"], _accepting_cells),
     "idle": (["connections", "bytes each", "peak MiB", "opened/s"], _idle_cells),
 }
 

@@ -26,8 +26,11 @@ import page
 import report
 from connections import Watch
 from driver import Driver, DriverError
+from mesh_driver import MeshDriver
+from mesh_plan import MESH, MESH_CONTENDERS, ORIGIN, mesh_scenarios
 from plan import CONTENDERS, HERE, Contender, Scenario, scenarios
 from report import Board, Outcome
+
 from server import BenchServer, HoldServer
 
 ROOT = HERE.parent
@@ -40,7 +43,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=float, default=1.2, help="seconds before the first")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; the median is shown")
     parser.add_argument("--only", default="", help="clients: dodici,undici-request,aiohttp")
-    parser.add_argument("--scenario", default="", help="scenarios by name: h1-p1,tls")
+    parser.add_argument(
+        "--scenario", default="", help="scenarios by name: h1-p1,tls; mesh for all of the mesh"
+    )
     parser.add_argument("--idle", type=int, default=10_000, help="number of idle connections")
     parser.add_argument("--quick", action="store_true", help="one short round, prints only")
     parser.add_argument("--output", type=Path, help="write the page and the JSON to this folder")
@@ -77,23 +82,32 @@ def raise_open_files(wanted: int) -> int:
 
 
 def install_undici() -> None:
-    """Fetch undici once, where npm is there; without it the run goes on."""
-    if (HERE / "node_modules" / "undici").is_dir() or shutil.which("npm") is None:
-        return
-    say("Installing undici ...")
-    command = ["npm", "install", "--no-audit", "--no-fund", "--silent"]
-    subprocess.run(command, cwd=HERE, check=False)
+    """Fetch undici and Node's mesh once, where npm is there; without it the run goes on."""
+    for folder, package in ((HERE, "undici"), (MESH, "undici-thread-interceptor")):
+        if (folder / "node_modules" / package).is_dir() or shutil.which("npm") is None:
+            continue
+        say(f"Installing {package} ...")
+        command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
+        subprocess.run(command, cwd=folder, check=False)
 
 
 class Session:
-    """One run: what was asked for, and where things are."""
+    """One run: what was asked for, and where things are. The mesh needs no `server`."""
 
-    def __init__(self, options: argparse.Namespace, server: BenchServer, pair: tuple[int, int]) -> None:
+    def __init__(
+        self, options: argparse.Namespace, server: BenchServer | None, pair: tuple[int, int]
+    ) -> None:
         self.options = options
-        self.server = server
+        self._server = server
         self.server_core, self.core = pair
-        self.watch = Watch(server.connections)
+        self.watch = Watch(server.connections) if server is not None else None
         self.drivers: dict[Outcome, Driver] = {}
+
+    @property
+    def server(self) -> BenchServer:
+        """What serves HTTP."""
+        assert self._server is not None
+        return self._server
 
     def arguments(self, scenario: Scenario, origin: str) -> list[str]:
         """The options of the drivers for this scenario."""
@@ -110,6 +124,8 @@ class Session:
 
     def origin(self, scenario: Scenario) -> str:
         """Where the server offers what `scenario` is about."""
+        if scenario.part == "mesh":
+            return ORIGIN
         if scenario.http == 2:
             return self.server.h2 if scenario.tls else self.server.h2c
         return self.server.tls if scenario.tls else self.server.plain
@@ -133,11 +149,15 @@ class Session:
 
     def _start(self, outcome: Outcome, origin: str) -> Driver:
         limit = 60 + 10 * (self.options.seconds + self.options.warmup)
-        return Driver(outcome.contender, self.arguments(outcome.scenario, origin), self.core, limit)
+        arguments = self.arguments(outcome.scenario, origin)
+        if outcome.scenario.part == "mesh":
+            return MeshDriver(outcome.contender, arguments, limit)
+        return Driver(outcome.contender, arguments, self.core, limit)
 
     def _turn(self, outcome: Outcome, stack: contextlib.ExitStack) -> None:
         """One measurement; in the first round the process is started, and `stack` will end it."""
-        self.watch.look()
+        if self.watch is not None:
+            self.watch.look()
         driver = self.drivers.get(outcome)
         if driver is None:
             driver = self._start(outcome, self.origin(outcome.scenario))
@@ -148,8 +168,9 @@ class Session:
                 return
         run = driver.measure()
         driver.rest()
-        wanted = outcome.scenario.expected().least * int(run.get("sessions", 1))
-        outcome.seen += self.watch.look(wanted - outcome.seen.count)
+        if self.watch is not None and outcome.scenario.part == "http":
+            wanted = outcome.scenario.expected().least * int(run.get("sessions", 1))
+            outcome.seen += self.watch.look(wanted - outcome.seen.count)
         outcome.take(run)
 
     def _end(self, outcome: Outcome) -> None:
@@ -176,12 +197,15 @@ def chosen(options: argparse.Namespace) -> tuple[list[Contender], list[Scenario]
     """Who and what the command line asks for."""
     wanted = {word for word in options.only.split(",") if word}
     names = {word for word in options.scenario.split(",") if word}
-    every = scenarios(options.idle)
-    unknown = names - {scenario.name for scenario in every}
+    every = (*scenarios(options.idle), *mesh_scenarios())
+    parts = {scenario.part for scenario in every}
+    unknown = names - {scenario.name for scenario in every} - parts
     if unknown:
         sys.exit(f"No such scenario: {', '.join(sorted(unknown))}; --list names them.")
-    who = [each for each in CONTENDERS if not wanted or wanted & {each.name, each.family}]
-    return who, [each for each in every if not names or each.name in names]
+    who = [
+        each for each in (*CONTENDERS, *MESH_CONTENDERS) if not wanted or wanted & {each.name, each.family}
+    ]
+    return who, [each for each in every if not names or names & {each.name, each.part}]
 
 
 def write(board: Board, options: argparse.Namespace, facts: dict[str, str]) -> None:
@@ -210,22 +234,24 @@ def main() -> None:
     options = parse()
     # A run that is stopped must not leave nginx and the files behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if shutil.which("nginx") is None:
-        sys.exit("nginx is needed (Debian: apt-get install nginx-light).")
     install_undici()
     allowed = raise_open_files(options.idle + 1000)
     options.idle = min(options.idle, allowed - 1000)
     who, what = chosen(options)
     if options.list:
         say("Clients:   " + " ".join(each.name for each in CONTENDERS))
+        say("Mesh:      " + " ".join(each.name for each in MESH_CONTENDERS))
         say("Scenarios: " + " ".join(each.name for each in what))
         return
+    over_http = any(scenario.part == "http" for scenario in what)
+    if over_http and shutil.which("nginx") is None:
+        sys.exit("nginx is needed (Debian: apt-get install nginx-light).")
     facts = machine.facts()
     board = Board()
     wanted = {word for word in options.only.split(",") if word}
     started = time.monotonic()
     pair = cores()
-    with BenchServer(pair[0]) as server:
+    with BenchServer(pair[0]) if over_http else contextlib.nullcontext() as server:
         session = Session(options, server, pair)
         for number, scenario in enumerate(what, 1):
             passed = (time.monotonic() - started) / 60

@@ -57,7 +57,8 @@ class Job:
     """One measurement.
 
     `size` is the response body in bytes, `upload` the request body, `http` the major version to
-    speak. Requests are HTTP/2 with prior knowledge if `http` is 2 and there is no `ca`.
+    speak. Requests are HTTP/2 with prior knowledge if `http` is 2 and there is no `ca`. Only the
+    mesh has `workers`, and in `worker` what they are.
     """
 
     origin: str
@@ -73,6 +74,8 @@ class Job:
     warmup: float = 0.5
     ca: str = ""
     loop: str = "uvloop"
+    workers: int = 1
+    worker: str = ""
 
     @property
     def prior_knowledge(self) -> bool:
@@ -115,6 +118,14 @@ class Client:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+
+    def version(self) -> str:
+        """What is measured, as the page lists it."""
+        return version_of(self.package)
+
+    def remarks(self) -> dict[str, object]:
+        """What the client adds to the description of the phase that just ended."""
+        return {}
 
     async def open(self) -> None:
         """Make the client; nothing is sent yet."""
@@ -232,7 +243,7 @@ class Fleet:
         many = job.http == 2 and job.connections > 1 and first.one_connection
         self.job = job
         self.clients = [make(each) for each in job.split()] if many else [first]
-        self.version = version_of(first.package)
+        self.version = first.version()
         self.before = self.sockets = 0
 
     async def open(self) -> None:
@@ -241,7 +252,8 @@ class Fleet:
             await client.open()
         gc.collect()
         self.before, self.sockets = memory_kib("VmRSS"), open_sockets()
-        if self.job.kind != "idle":
+        # What the first of these costs is what is asked.
+        if self.job.kind not in {"idle", "stall"}:
             await self._run(clock() + self.job.warmup)
 
     async def close(self) -> None:
@@ -264,6 +276,7 @@ class Fleet:
         result["max_rss_kib"] = memory_kib("VmHWM")
         result["rss_before_kib"] = self.before
         result["version"] = self.version
+        result.update(self.clients[0].remarks())
         if self.job.kind == "idle":
             gc.collect()
             result["connections"] = open_sockets() - self.sockets

@@ -30,6 +30,8 @@ _NAMES = (
     "harness",
     "mesh_app",
     "mesh_client",
+    "mesh_request",
+    "mesh_dispatch",
 )
 
 
@@ -353,6 +355,30 @@ class TestAnswers:
         other.body = bytes(1 << 20)
         with pytest.raises(RuntimeError, match="/1m has another body"):
             await other.run(0.0)
+
+    @pytest.mark.parametrize(
+        ("size", "status", "body", "reason"),
+        [
+            (17, 503, b'{"hello":"world"}', "answered 503"),
+            (17, 200, b'{"hello":"w0rld"}', "another body"),
+            (1 << 20, 200, b"short", "answered 200 with 5 bytes, not 200 with 1048576"),
+        ],
+    )
+    async def test_a_bad_answer_ends_a_phase_of_dispatches(self, bench, size, status, body, reason):
+        dispatched = []
+        job = bench.harness.Job(origin="http://api.local", size=size, concurrency=2)
+        client = bench.mesh_dispatch.DodiciDispatch(job)
+        client.agent = type(
+            "Agent", (), {"dispatch": lambda _, options, handler: dispatched.append(handler)}
+        )()
+        phase = bench.mesh_dispatch.Phase(client, deadline=0.0)
+        slot = bench.mesh_dispatch.Slot(phase)
+        slot.on_response_start(None, status, None, "")
+        slot.on_response_data(None, body)
+        slot.on_response_end(None, None)
+        with pytest.raises(RuntimeError, match=reason):
+            await phase.done
+        assert dispatched == []
 
     async def test_counted_is_exact(self, bench):
         open_now = most = asked = 0
