@@ -7,7 +7,9 @@ import platform
 import click
 
 from .. import __version__
+from .control import COMMANDS
 from .get import get
+from .up import up
 
 
 def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -28,3 +30,6 @@ def cli() -> None:
 
 
 cli.add_command(get)
+cli.add_command(up)
+for command in COMMANDS:
+    cli.add_command(command)

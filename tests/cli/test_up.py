@@ -1,0 +1,134 @@
+"""The commands around `dodici up`, as far as they need no server: options, mistakes, tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tests.cli.cli_kit import run_process
+
+from dodici.cli import main
+from dodici.cli.ps import duration, render
+
+for needed in ("httptools", "prometheus_client", "psutil", "uvicorn", "watchfiles", "websockets"):
+    pytest.importorskip(needed)
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_check(tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text('[services.shop]\napp = "a:b"\npath = "/"\n')
+    assert main(["up", "shop.toml", "--check"]) == 0
+    assert capsys.readouterr().out == f"{file}: shop (a:b): no mistakes found\n"
+    file.write_text('[services.shop]\nap = "a:b"\nworkers = 0\n')
+    assert main(["up", str(file), "--check"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == [
+        f"dodici: {file}:1: services.shop: 'app' is missing",
+        f"dodici: {file}:2: services.shop.ap: unknown key; did you mean 'app'?",
+        f"dodici: {file}:3: services.shop.workers: must be a whole number, 1 or more, not 0",
+    ]
+
+
+def test_default_file(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["up"]) == 2
+    assert "there is no dodici.toml here" in capsys.readouterr().err
+    (tmp_path / "dodici.toml").write_text('[services.shop]\napp = "a:b"\n')
+    assert main(["up", "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("shop",), "must be 'module:app'"),
+        (("gone.toml",), "No such file"),
+        (("a:b", "--workers", "0"), "0 is not in the range"),
+        (("a:b", "--max-rss", "much"), "such as '512MiB'"),
+        (("a:b", "--listen", "8000"), "'8000' is no address"),
+        (("a:b", "--admin", "0.0.0.0:1"), "use a loopback address"),
+        (("a:b", "--name", "../x", "--listen", "127.0.0.1:0"), "is no name"),
+        (("shop.toml", "--workers", "2"), "--workers is for MODULE:APP"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "shop.toml").write_text('[services.shop]\napp = "a:b"\n')
+    assert main(["up", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ps", "pause x", "resume x", "reload", "stop", "logs"])
+def test_nobody_to_ask(command: str, capsys: Capture) -> None:
+    assert main(command.split()) == 1
+    assert capsys.readouterr().err == "dodici: no `dodici up` of this user is running\n"
+    assert main([*command.split(), "--name", "mine"]) == 1
+    assert "no `dodici up` answers at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["up", "ps", "pause", "resume", "reload", "stop", "logs"])
+def test_help(command: str, capsys: Capture) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: {'dodici'} {command} " in shown
+    assert "Example" in shown or "Which `dodici up` is meant" in shown
+
+
+def test_get_does_not_load_the_server() -> None:
+    code = "import sys, dodici.cli.app; sys.exit('dodici.server' in sys.modules or 'uvicorn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_process("up", "--check", "x:y").status == 0
+
+
+SLOT: dict[str, Any] = {
+    "index": 0, "id": "w1", "pid": 4711, "state": "ready", "paused": False, "accepting": True, "restarts": 2,
+    "uptime": 3725.0, "requests": 12, "errors": 1, "running": 3, "websockets": 0, "rss": 50 * 2**20,
+    "loop_lag": 0.0021,
+}  # fmt: skip
+
+
+def test_table() -> None:
+    gone = dict.fromkeys(SLOT) | {"index": 1, "state": "waiting", "paused": False, "restarts": 5}
+    paused = SLOT | {"pid": 4712, "paused": True}
+    services = [
+        {"name": "shop", "kind": "process", "state": "running", "error": None, "slots": [SLOT, paused]},
+        {"name": "broken", "kind": "process", "state": "failed", "error": "exited with 3", "slots": [gone]},
+    ]
+    status = {
+        "name": "shop-1", "pid": 99, "state": "running", "listening": ["127.0.0.1:8000"], "connections": 4,
+        "uptime": 61.0, "services": services,
+    }  # fmt: skip
+    console = Console(width=160, force_terminal=False, record=True)
+    with console.capture() as captured:
+        console.print(render(status))
+    lines = [line.split() for line in captured.get().splitlines()]
+    assert " ".join(lines[0]) == "shop-1 process 99 running 127.0.0.1:8000 4 connections up 1m 1s"
+    assert " ".join(lines[3]) == "shop 4711 process ready 12 3 1 50 MiB 2.1 ms 1h 2m 2"
+    assert lines[4][3] == "paused"
+    assert " ".join(lines[5]) == "broken - process failed - - - - - - 5"
+    assert " ".join(lines[6]) == "broken: exited with 3"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0s"),
+        (59, "59s"),
+        (60, "1m 0s"),
+        (3600, "1h 0m"),
+        (3660, "1h 1m"),
+        (90061, "1d 1h"),
+        (86401, "1d 0h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
