@@ -20,7 +20,8 @@ def test_it_listens_where_the_readme_says() -> None:
     assert [str(each) for each in load(SHOP).gateway.listen] == ["127.0.0.1:8000"]
 
 
-async def test_shop(tmp_path: Path) -> None:
+async def test_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOCK_FILE", str(tmp_path / "stock.sqlite"))
     async with up(tmp_path, str(SHOP), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0") as running:
         assert (await running.get("/inventory/hat"))["left"] == 12
         made = await running.agent.request(

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from dodici.mesh import current, wire
-from dodici.testing import ConformanceApp
+from dodici.testing import ConformanceApp, pattern
 
 OFFICE = "MESH_TEST_OFFICE"
 BADGE = "MESH_TEST_BADGE"
@@ -141,6 +141,12 @@ class MeshApp(ConformanceApp):
         await request.start(200, [("content-length", "1000")])
         await request.body(b"0123456789", more=True)
         await request.until_gone()
+
+    async def _held(self, request: Any) -> None:
+        """`/held/{n}`: n bytes, after `{token}:go`."""
+        request.set("waiting")
+        await self.board.wait(f"{request.token}:go")
+        await request.respond(pattern(int(request.last())))
 
     async def _second_receive(self, request: Any) -> None:
         await request.read()
@@ -386,6 +392,11 @@ class Orders:
     async def fetch(self, url: str, **options: Any) -> list[Any]:
         response = await current().request(url, **options)
         return [response.status_code, await response.text()]
+
+    async def size(self, url: str) -> int:
+        """The size of a body; it has to arrive whole."""
+        response = await current().request(url)
+        return len(await response.bytes())
 
     async def spread(self, url: str, count: int = 1) -> list[str]:
         """What `count` requests at once are answered, or the error's name after an exclamation mark."""

@@ -217,6 +217,24 @@ async def test_leaving_waits_for_the_last_byte(mesh: Mesh, way: str) -> None:
 
 
 @pytest.mark.statement(24)
+async def test_leaving_waits_for_a_reader_that_is_slow(brisk: Mesh) -> None:
+    [worker] = await brisk.start("api")
+    [client_worker] = await brisk.start("client")
+    desk, client = await brisk.desks([worker, client_worker])
+    asking = client.give("size", url="http://api.local/held/250000?token=slow")
+    await desk.seen("slow:waiting")
+    with frozen(client.pid):
+        # More than a socket holds, and less than the window: the app has given it, and nobody has read it.
+        await desk.call("set", name="slow:go")
+        await desk.seen("slow:ended")
+        closing = desk.give("close", drain_timeout=10.0)
+        await asyncio.sleep(0.5 + 1.0 + 0.5)  # its patience for acknowledgement and barrier, and some more
+    assert await within(asking, "the slow reader's body") == 250_000
+    await within(closing, "close()")
+    assert await within(worker.wait(), "the worker's end") == 0
+
+
+@pytest.mark.statement(24)
 async def test_the_coordinators_close_waits_for_the_last_byte(mesh: Mesh) -> None:
     [worker] = await mesh.start("api")
     desk = await mesh.desk(worker)
