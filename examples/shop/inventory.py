@@ -28,8 +28,12 @@ def database() -> sqlite3.Connection:
 
 
 def left(stock: sqlite3.Connection, item: str) -> int:
-    stock.execute("INSERT OR IGNORE INTO stock VALUES (?, ?)", (item, AT_FIRST))
-    return int(stock.execute("SELECT amount FROM stock WHERE item = ?", (item,)).fetchone()[0])
+    known = "SELECT amount FROM stock WHERE item = ?"
+    found = stock.execute(known, (item,)).fetchone()
+    if found is None:
+        stock.execute("INSERT OR IGNORE INTO stock VALUES (?, ?)", (item, AT_FIRST))
+        found = stock.execute(known, (item,)).fetchone()
+    return int(found[0])
 
 
 @app.get("/inventory")

@@ -29,7 +29,7 @@ from dodici import Agent, Dispatcher
 from dodici.mesh import Worker, WorkerInterceptor
 from dodici.testing import RecordingHandler
 
-from .apps import BADGE, LINE, OFFICE
+from .orders import BADGE, LINE, OFFICE
 
 ROOT = Path(__file__).parents[3]
 HERE = "tests.mesh.statements.apps"

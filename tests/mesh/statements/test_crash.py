@@ -21,8 +21,8 @@ from dodici.interceptors import retry
 from dodici.testing import RecordingHandler
 from dodici.testing.target import LoopComplaints
 
-from .apps import BADGE, OFFICE
 from .kit import APP, ROOT, Mesh, Office, alive, environment, kill, within
+from .orders import BADGE, OFFICE
 
 URL = "http://api.local/whoami"
 

@@ -14,7 +14,7 @@ import pytest
 from dodici import InvalidArgumentError
 from dodici.mesh import WorkerInterceptor
 
-from .kit import HERE, Mesh
+from .kit import HERE, LATE, Mesh
 
 ORIGIN = "http://api.local"
 
@@ -208,3 +208,12 @@ async def test_the_context_may_hold_what_cannot_be_pickled() -> None:
             [worker] = await mesh.start("api")
             assert await mesh.text(f"{ORIGIN}/whoami") == str(worker.pid)
     assert seen == [(True, True, True)] * 2
+
+
+@pytest.mark.statement(64)
+async def test_what_was_removed_from_the_interface_is_refused_by_name(mesh: Mesh) -> None:
+    with pytest.raises(TypeError, match=r"set_accepting.*pause_worker"):
+        WorkerInterceptor(can_accept=lambda: True)
+    worker = mesh.worker(LATE)
+    with pytest.raises(TypeError, match=r"set_accepting.*pause_worker"):
+        await mesh.interceptor.route("api", worker, meta={})

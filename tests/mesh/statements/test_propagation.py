@@ -15,7 +15,7 @@ from dodici.mesh import current
 from dodici.testing import settle
 
 from .apps import MeshApp
-from .kit import LATE, Mesh, OrderError, eventually, freeze, frozen, kill, member, thaw, within
+from .kit import Mesh, OrderError, eventually, freeze, frozen, kill, member, thaw, within
 
 URL = "http://api.local/whoami"
 
@@ -403,23 +403,3 @@ async def test_members_that_may_not_meet_do_not_wait_for_each_other() -> None:
             assert await mesh.outcome("http://right.local/whoami") == "!NoTargetError"
         with pytest.raises(OrderError), frozen(third.pid):
             await desks["right"].call("accepting", flag=True)
-
-
-@pytest.mark.statement(12)
-async def test_what_was_removed_from_the_interface_is_refused_by_name(mesh: Mesh) -> None:
-    from dodici.mesh import WorkerInterceptor
-
-    with pytest.raises(TypeError, match=r"set_accepting.*pause_worker"):
-        WorkerInterceptor(can_accept=lambda: True)
-    worker = mesh.worker(LATE)
-    with pytest.raises(TypeError, match=r"set_accepting.*pause_worker"):
-        await mesh.interceptor.route("api", worker, meta={})
-
-
-@pytest.mark.statement(1)
-async def test_a_second_wire_in_one_worker_names_replace_server(mesh: Mesh) -> None:
-    [worker] = await mesh.start("api")
-    desk = await mesh.desk(worker)
-    with pytest.raises(OrderError, match="replace_server") as caught:
-        await desk.call("wire_again")
-    assert caught.value.kind == "InvalidArgumentError"

@@ -13,7 +13,7 @@ from tests.peers.asgi import AsgiServer
 from dodici import NoTargetError, WorkerStartError
 
 from .apps import MeshApp
-from .kit import HERE, LATE, Mesh, within
+from .kit import HERE, LATE, Mesh, OrderError, within
 
 
 @pytest.mark.statement(1)
@@ -183,3 +183,12 @@ async def test_routing_the_same_pair_again_changes_nothing(mesh: Mesh) -> None:
     snapshot = mesh.interceptor.snapshot()
     assert snapshot.routes == {"api": (worker.id,)}
     assert await mesh.text("http://api.local/whoami") == str(worker.pid)
+
+
+@pytest.mark.statement(1)
+async def test_a_second_wire_in_one_worker_names_replace_server(mesh: Mesh) -> None:
+    [worker] = await mesh.start("api")
+    desk = await mesh.desk(worker)
+    with pytest.raises(OrderError, match="replace_server") as caught:
+        await desk.call("wire_again")
+    assert caught.value.kind == "InvalidArgumentError"

@@ -117,11 +117,11 @@ async def test_host_is_the_urls_authority(mesh: Mesh) -> None:
 
 @pytest.mark.statement(52)
 async def test_fields_keep_their_order_their_duplicates_and_their_bytes(mesh: Mesh) -> None:
-    sent = [("X-Many", "one"), ("X-Other", "caf\xe9"), ("x-many", "two"), ("X-MANY", "one")]
+    sent = [("X-Many", "one"), ("X-Other", "\xfcber"), ("x-many", "two"), ("X-MANY", "one")]
     headers = (await told(mesh, headers=sent))["headers"]
     assert [each for each in headers if each[0].startswith("x-")] == [
         ["x-many", "one"],
-        ["x-other", "caf\xe9"],
+        ["x-other", "\xfcber"],
         ["x-many", "two"],
         ["x-many", "one"],
     ]
@@ -179,7 +179,7 @@ async def test_fields_for_one_hop_do_not_come_back(mesh: Mesh) -> None:
     assert recorder.headers is not None
     names = {name.lower() for name, _ in recorder.headers.raw}
     assert not names & {b"connection", b"x-hop", b"keep-alive", b"upgrade"}
-    assert recorder.headers["x-kept"] == "caf\xe9"
+    assert recorder.headers["x-kept"] == "\xfcber"
     assert recorder.body == b"hop"
 
 
