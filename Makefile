@@ -16,7 +16,7 @@ JOBS   ?= 2
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.all scripts/system_packages.sh  ## start a real server and send it everything, through the public API
+demo: $(VENV)/.demo scripts/system_packages.sh  ## start a real server and send it everything, through the public API
 	@sh scripts/system_packages.sh demo
 	@$(BIN)/python examples/demo.py
 

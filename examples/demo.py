@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from demo_handlers import MEBIBYTE
+from demo_mesh import MESH_STEPS
 from demo_server import DemoServer
 from demo_steps import STEPS, Broken, Stage
 from rich.console import Console
@@ -27,7 +29,8 @@ from rich.table import Table
 import dodici
 
 NEXT = """Where to look next
-  examples/demo_steps.py    these steps, to copy from
+  examples/demo_steps.py    these steps, to copy from; demo_mesh.py: those with workers
+  dodici up examples/shop/shop.toml   the shop of the last step, on port 8000 (docs/server.md)
   dodici get -v example.com the same from a shell (docs/cli.md)
   docs/dispatcher.md        the contract: handlers, pause, resume, abort
   docs/interceptors.md      retry, redirect, and your own in 20 lines
@@ -55,7 +58,7 @@ async def perform(server: DemoServer, console: Console, *, quick: bool) -> list[
             pool=pool,
             progress=lambda total: progress(console, total),
         )
-        for name, step in STEPS.items():
+        for name, step in (STEPS | MESH_STEPS).items():
             began = time.perf_counter()
             try:
                 async with asyncio.timeout(60):
@@ -143,6 +146,8 @@ def main() -> int:
         console = Console(width=130)
     # A kill is an end like any other: the servers are stopped and their folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A worker is killed on purpose.
+    logging.getLogger("dodici.mesh").setLevel(logging.ERROR)
     factory, loop_name = event_loop()
     began = time.perf_counter()
     try:

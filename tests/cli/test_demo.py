@@ -29,7 +29,7 @@ def test_everything_happens_as_promised(options):
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert "All 12 as promised" in done.stdout
+    assert "All 15 as promised" in done.stdout
     assert "FAIL" not in done.stdout
     assert done.stdout.count("requests/s") >= 6
     assert ("left out" in done.stdout) == bool(options)
