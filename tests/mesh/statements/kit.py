@@ -26,6 +26,7 @@ from typing import Any, Self
 import psutil
 
 from dodici import Agent, Dispatcher
+from dodici.core.controller import refuse
 from dodici.mesh import Worker, WorkerInterceptor
 from dodici.testing import RecordingHandler
 
@@ -186,7 +187,7 @@ class Office:
 
 
 class Elsewhere(Dispatcher):
-    """Stands for the network: records what the mesh leaves to it, and answers 299."""
+    """Stands for the network: records what the mesh leaves to it, and fails it with `ElsewhereError`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,8 +196,6 @@ class Elsewhere(Dispatcher):
 
     def dispatch(self, options: Any, handler: Any) -> bool:
         self.origins.append(options.origin)
-        from dodici.core.controller import refuse
-
         return refuse(handler, ElsewhereError(options.origin))
 
     async def close(self) -> None:
@@ -248,7 +247,7 @@ class Mesh:
                 await self.agent.destroy()
         finally:
             for worker in self.workers:
-                if worker.kind == "process" and worker.state not in {"exited", "new"}:
+                if worker.kind == "process" and worker.state != "exited":
                     worker.kill()
             await self.office.__aexit__()
 

@@ -37,7 +37,7 @@ async def desk(mesh: Mesh) -> Desk:
     return await mesh.desk(mesh.workers[0])
 
 
-def stopping(after: int = 1) -> RecordingHandler:
+def stopping() -> RecordingHandler:
     """A reader that pauses at its first chunk."""
     paused = False
 
