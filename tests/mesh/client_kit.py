@@ -18,6 +18,7 @@ class FakeLink:
     def __init__(self, peer: MemberInfo) -> None:
         self.peer = peer
         self.lost = False
+        self.unwritten = 0
         self.offered: list[Exchange] = []
 
     @property

@@ -81,6 +81,10 @@ class PeerLink(Protocol):
     running: int
     """Exchanges of ours on it."""
 
+    @property
+    def unwritten(self) -> int:
+        """Bytes that were sent, and that the kernel has not taken yet."""
+
     def offer(self, exchange: Exchange) -> None:
         """Carry an exchange: from now on the link's stream is its carrier. Nothing is called back in here."""
 

@@ -171,6 +171,11 @@ class Link(asyncio.BufferedProtocol):
         return len(self._serving)
 
     @property
+    def unwritten(self) -> int:
+        """Bytes that were sent, and that the kernel has not taken yet: they end with the process."""
+        return 0 if self.lost else self.transport.get_write_buffer_size()
+
+    @property
     def peer_name(self) -> str:
         """The peer, as messages call it."""
         return f"worker {self.peer.name!r} (pid {self.peer.pid})"

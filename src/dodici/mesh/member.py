@@ -264,6 +264,8 @@ class Member:
         try:
             link = await self._open(peer, end)
         except OSError as error:
+            # The coordinator makes another only for who has seen this one.
+            self._serials[peer.id] = max(serial, self._serials.get(peer.id, 0))
             self.client.link_failed(peer.id, error)
             return
         if serial > self._serials.get(peer.id, 0):
@@ -312,9 +314,19 @@ class Member:
 
     async def barrier(self) -> None:
         """Return when all that peers had sent before has arrived; no peer is waited for longer than `BARRIER`."""
-        waiting = [self.loop.create_task(link.barrier()) for link in self._links if not link.lost]
+        await self._answers([link for link in self._links if not link.lost], BARRIER)
+
+    async def written(self, patience: float) -> None:
+        """Return when peers that read slowly have read what was sent to them, after `patience` seconds at the latest.
+
+        What the kernel has taken outlives this process, and needs no waiting.
+        """
+        await self._answers([link for link in self._links if link.unwritten], patience)
+
+    async def _answers(self, links: list[PeerLink], patience: float) -> None:
+        waiting = [self.loop.create_task(link.barrier()) for link in links]
         if waiting:
-            _, late = await asyncio.wait(waiting, timeout=BARRIER)
+            _, late = await asyncio.wait(waiting, timeout=patience)
             for task in late:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)

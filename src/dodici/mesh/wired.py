@@ -17,9 +17,9 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import InvalidArgumentError, MeshError
+from ..core.errors import InvalidArgumentError, MeshError, MeshTimeoutError
 from .hooks import ClientHooks, Hooks
-from .member import Member
+from .member import BARRIER, Member
 
 if TYPE_CHECKING:
     from ..api.response import Response
@@ -174,7 +174,10 @@ class Wired:
                 except MeshError as error:
                     _log.warning("%s leaves: %s", member.info.name, error)
             await member.barrier()
+            until = member.loop.time() + drain_timeout
             await self._host.close(drain_timeout)
+            if not member.orphaned:
+                await member.written(max(BARRIER, until - member.loop.time()))
             if self._agent is not None:
                 await self._agent.destroy()
             await member.close()
@@ -217,7 +220,8 @@ async def wire(
 ) -> Wired:
     """Take part in the mesh of the coordinator that started this worker. For `Worker.entry()`.
 
-    Returns when the app has started and every client knows of it. In a process worker `Wired.agent` becomes the
+    Returns when the app has started and every client knows of it; those that do not acknowledge it in time are logged,
+    and do not keep this worker from beginning. In a process worker `Wired.agent` becomes the
     global dispatcher, so that `dodici.request("http://other.local/")` goes through the mesh; in a thread or loop
     worker it does not, because the process is not the worker's alone.
 
@@ -241,7 +245,7 @@ async def wire(
     Raises:
         InvalidArgumentError: not in a worker, or wired already; no app; a hook is no plain function.
         WorkerStartError: the app's start-up failed.
-        MeshTimeoutError: members did not acknowledge it in time; it holds for all others.
+        MeshError: there is no coordinator any more.
     """
     place = _here()
     if place is None:
@@ -287,7 +291,11 @@ async def attach(place: Place, host: AppHost, server: Any, accepting: bool) -> W
         set_global_dispatcher(wired.agent)
     if server is not None:
         await host.replace(server)
-    await member.set(app=host.has_app, accepting=accepting, address=host.address)
+    try:
+        await member.set(app=host.has_app, accepting=accepting, address=host.address)
+    except MeshTimeoutError as error:
+        # Others are silent; that is no reason for this one not to begin. They hear of it when they wake.
+        _log.warning("%s begins: %s", member.info.name, error)
     return wired
 
 
