@@ -147,7 +147,7 @@ def main() -> int:
     # A kill is an end like any other: the servers are stopped and their folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     # A worker is killed on purpose.
-    logging.getLogger("dodici.mesh").setLevel(logging.ERROR)
+    logging.getLogger("dodici.mesh").setLevel(logging.CRITICAL)
     factory, loop_name = event_loop()
     began = time.perf_counter()
     try:

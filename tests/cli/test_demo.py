@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.cli.cli_kit import environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
@@ -26,7 +26,9 @@ def _left_over() -> set[str]:
 def test_everything_happens_as_promised(options):
     before = _left_over()
     command = [sys.executable, str(DEMO), "--quick", *options]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "All 15 as promised" in done.stdout
