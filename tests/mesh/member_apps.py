@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from urllib.parse import parse_qsl
 
@@ -108,6 +110,31 @@ async def do_interrupt(arguments):
 
 async def do_descriptors(arguments):
     return {"open": sorted(os.listdir("/proc/self/fd")), "links": len(current()._member._links)}
+
+
+async def do_arguments(arguments):
+    return sys.argv
+
+
+async def do_leave_behind(arguments):
+    """Something that does not end with the worker."""
+    if arguments["what"] == "thread":
+        threading.Thread(target=time.sleep, args=(60,)).start()
+    elif arguments["what"] == "executor":
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+    else:
+        app.stubborn = asyncio.create_task(stubborn())
+    return {}
+
+
+async def stubborn():
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+def stuck_wsgi(environ, start_response):
+    time.sleep(60)
 
 
 async def do_child(arguments):

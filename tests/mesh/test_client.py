@@ -223,6 +223,21 @@ async def test_a_worker_that_leaves_while_requests_wait_for_its_link(bench: Benc
         await recorder.wait()
 
 
+async def test_requests_under_another_name_of_the_worker_wait_on(bench: Bench) -> None:
+    bench.publish(api=["a"], other=["a"])
+    leaving, staying = send(bench), send(bench, "http://other.local")
+    bench.publish(other=["a"])
+    await leaving.wait()
+    assert isinstance(leaving.error, NoTargetError)
+    assert not staying.ended.done()
+    link = bench.link("a")
+    assert len(link.offered) == 1
+    link.answer()
+    await staying.wait()
+    assert staying.error is None
+    assert bench.home.asked == ["a"]
+
+
 async def test_requests_wait_on_when_another_worker_changes(bench: Bench) -> None:
     b = bench.link("b")
     send(bench), send(bench)

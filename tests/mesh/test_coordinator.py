@@ -8,9 +8,16 @@ import signal
 import time
 
 import pytest
-from tests.mesh.member_kit import APP, APPS, alive, eventually, mesh, nothing_left
+from tests.mesh.member_kit import APP, APPS, alive, eventually, mesh, nothing_left, stopped
 
-from dodici import Agent, ClientClosedError, InvalidArgumentError, NoTargetError, WorkerStartError
+from dodici import (
+    Agent,
+    ClientClosedError,
+    InvalidArgumentError,
+    LoopMismatchError,
+    NoTargetError,
+    WorkerStartError,
+)
 from dodici.mesh import Worker, WorkerInterceptor
 
 KINDS = ("process", "thread", "loop")
@@ -39,10 +46,10 @@ async def test_what_is_no_name(name):
         assert m.interceptor.snapshot().members == {}
 
 
-@pytest.mark.parametrize("workers", [[], None, "shop:app", [None]])
+@pytest.mark.parametrize("workers", [[], None, 5, "shop:app", [None]])
 async def test_what_is_no_worker(workers):
     async with mesh() as m:
-        with pytest.raises((InvalidArgumentError, TypeError)):
+        with pytest.raises(InvalidArgumentError, match=r"a Worker or a list of them"):
             await m.interceptor.route("api", workers)
 
 
@@ -97,6 +104,21 @@ async def test_unroute_waits_for_what_was_sent_under_the_name(kind):
         other.cancel()
 
 
+async def test_a_cancelled_unroute_does_not_wait_for_the_drain():
+    async with mesh() as m:
+        worker = await m.start("api")
+        running = asyncio.create_task(m.get("api", "/wait?seconds=1"))
+        while (await worker.stats()).running < 1:
+            await asyncio.sleep(0)
+        with stopped(worker.pid):  # which has to acknowledge, too
+            unrouting = asyncio.create_task(m.interceptor.unroute("api", worker))
+            await eventually(lambda: not m.interceptor.snapshot().routes)
+            unrouting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(unrouting, 0.5)
+        await running
+
+
 async def test_route_is_all_or_nothing():
     async with nothing_left():
         async with mesh() as m:
@@ -117,6 +139,21 @@ async def test_a_cancelled_route_starts_nothing():
                 await m.interceptor.route("api", worker)
         assert worker.state == "exited"
         assert not alive(worker.pid)
+
+
+async def test_a_route_that_is_cancelled_while_others_acknowledge_is_undone():
+    async with mesh(propagation_timeout=1) as m:
+        old = await m.start("old", kind="loop")
+        frozen = await m.start("frozen")
+        new = Worker(APP, kind="loop")
+        with stopped(frozen.pid):
+            routing = asyncio.create_task(m.interceptor.route("api", [new, old]))
+            await eventually(lambda: "api" in m.interceptor.snapshot().routes)
+            routing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(routing, 10)
+            assert set(m.interceptor.snapshot().routes) == {"old", "frozen"}
+            assert (old.state, new.state) == ("ready", "exited")
 
 
 async def test_workers_of_one_name_start_side_by_side():
@@ -317,6 +354,15 @@ async def test_close_does_not_stall_on_the_dead_and_names_the_killed(monkeypatch
         assert fine.exit_code == 0
         assert frozen.exit_code == -signal.SIGKILL
         m.interceptor.restart()
+
+
+async def test_close_belongs_to_the_loop_of_its_workers():
+    async with mesh() as m:
+        worker = await m.start("api", kind="loop")
+        with pytest.raises(LoopMismatchError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, m.interceptor.close())
+        assert worker.state == "ready"
+        await m.get("api")
 
 
 async def test_restart():

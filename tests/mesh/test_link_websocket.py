@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 from tests.mesh.link_kit import LinkPair, link_pair
 
-from dodici.core.errors import NotSupportedError, RequestAbortedError, WebSocketClosedError
+from dodici.core.errors import (
+    InvalidArgumentError,
+    NotSupportedError,
+    RequestAbortedError,
+    WebSocketClosedError,
+)
 from dodici.core.handler import DispatchHandler
 from dodici.mesh.messages import MAX_MESSAGE
 from dodici.mesh.websocket import ClientChannel
@@ -532,4 +537,18 @@ async def test_closing_drops_what_was_not_taken() -> None:
         await channel.close()
         with pytest.raises(WebSocketClosedError):
             await channel.receive()
+        app.done.set()
+
+
+@pytest.mark.parametrize("code", [0, 999, 5000, 70_000, -1, "1000", 1000.0])
+async def test_a_close_code_that_is_none_is_the_apps_mistake(code: Any) -> None:
+    app = Scripted()
+    async with link_pair(app) as pair:
+        channel = await connect(pair)
+        with pytest.raises(InvalidArgumentError, match="a code from 1000 to 4999"):
+            await app.send({"type": "websocket.close", "code": code})
+        await app.send({"type": "websocket.close", "code": None})
+        with pytest.raises(WebSocketClosedError) as closed:
+            await channel.receive()
+        assert closed.value.close_code == 1000
         app.done.set()

@@ -13,6 +13,7 @@ from dodici.mesh.control import queue_channels
 from dodici.mesh.hub import Connection, Hub
 from dodici.mesh.member import Member, MeshSettings, info_json
 from dodici.mesh.snapshot import MemberInfo, MeshSnapshot
+from dodici.net.local import queue_pair
 
 
 def info(member_id, kind="loop"):
@@ -134,6 +135,23 @@ async def test_a_link_that_is_refused(star):
     assert await failed == ("other", "no link to other: on_channel forbids it")
 
 
+async def test_a_link_that_cannot_be_opened_is_not_the_last_one(star, monkeypatch):
+    async def refuse(*args, **options):
+        raise OSError("the loop does not take it")
+
+    monkeypatch.setattr("dodici.mesh.link.open_link", refuse)
+    failed = asyncio.get_running_loop().create_future()
+    star.member.client.link_failed = lambda member_id, error: failed.set_result((member_id, str(error)))
+    loop = asyncio.get_running_loop()
+    here, there = queue_pair(loop, loop)
+    star.channel.send({"type": "link", "serial": 3, "peer": info_json(info("other"))}, (there,))
+    assert await asyncio.wait_for(failed, 5) == ("other", "the loop does not take it")
+    # Else the coordinator would take it for one who has not heard of the third yet, and make none.
+    star.member.connect("other")
+    assert (await star.next("connect"))["after"] == 3
+    here.close()
+
+
 async def test_calls(star):
     async def add(message):
         return {"sum": message["a"] + message["b"]}
@@ -234,6 +252,17 @@ async def test_a_member_that_makes_no_sense_is_removed(message):
     ring.hub.close()
 
 
+async def test_a_change_is_not_waited_for_beyond_the_end_of_the_hub():
+    ring = Ring()
+    ring.member("a")  # never acknowledges
+    ring.member("b")
+    changed = ring.hub.change(lambda now: ring.hub.membership.update("a", now, paused=True))
+    await asyncio.sleep(0)
+    assert not changed.done()
+    ring.hub.close()
+    await asyncio.wait_for(changed, 5)
+
+
 async def test_links_are_made_for_both_and_once():
     ring = Ring()
     a, a_inbox, _, _ = ring.member("a")
@@ -314,15 +343,29 @@ async def test_a_worker_whose_coordinator_is_gone_before_it_began():
     assert await asyncio.wait_for(running, 5) == 0
 
 
-async def test_a_worker_that_is_told_nonsense_ends():
+async def test_a_worker_that_is_told_nonsense_ends(caplog):
     loop = asyncio.get_running_loop()
     ours, theirs = queue_channels(loop, loop)
     lost = loop.create_future()
     ours.start(lambda message, attachments: None, lost.set_result)
     running = asyncio.create_task(run_worker(theirs, "loop"))
     ours.send({"type": "snapshot", "snapshot": MeshSnapshot().to_json()})
-    assert await asyncio.wait_for(running, 5) == 0
+    assert await asyncio.wait_for(running, 5) == 1
     assert await lost is None
+    assert "'snapshot' before 'start'" in caplog.text
+
+
+async def test_a_worker_that_is_cancelled_before_it_began_leaves_no_task():
+    loop = asyncio.get_running_loop()
+    ours, theirs = queue_channels(loop, loop)
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(run_worker(theirs, "loop"))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait((running,))
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    ours.close()
 
 
 def test_resident_memory():

@@ -325,3 +325,19 @@ async def test_another_thread_is_told_where_the_mesh_lives():
         ):
             with pytest.raises(LoopMismatchError):
                 await asyncio.to_thread(asyncio.run, call())
+
+
+async def test_a_worker_begins_although_another_is_silent(caplog):
+    async with mesh(propagation_timeout=0.3) as m:
+        frozen = await m.start("frozen")
+        worker = Worker(f"{APPS}:app", kind="loop")
+        with stopped(frozen.pid):
+            with pytest.raises(MeshTimeoutError):
+                await m.interceptor.route("api", worker)
+            # What it said itself, that it has an app, was not acknowledged in time, either.
+            async with asyncio.timeout(5):
+                while "begins: not acknowledged" not in caplog.text:
+                    await asyncio.sleep(0.01)
+            assert (await m.get("api"))["id"] == worker.id
+        assert worker.state == "ready"
+        assert set((await m.get("frozen", "/ask?url=http://api.local/"))["found"]) == {worker.id}

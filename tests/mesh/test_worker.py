@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 from tests.mesh.member_kit import APP, APPS, alive, eventually, mesh, nothing_left
 
 from dodici import InvalidArgumentError, NoTargetError, WorkerExitedError, WorkerStartError
 from dodici.mesh import Worker, WorkerInterceptor, current, wire
+from dodici.mesh.spawn import _Output
 
 KINDS = ("process", "thread", "loop")
 
@@ -128,6 +130,21 @@ async def test_the_last_line_is_given_without_its_end(tmp_path):
     assert sum(len(line) for _, line in lines[:-1]) == 70000
 
 
+async def test_who_goes_on_writing_after_its_end_is_not_heard_for_ever(monkeypatch):
+    """A program that the app has left behind may write faster than lines are taken."""
+    heard = []
+    read, write = os.pipe()
+    output = _Output(asyncio.get_running_loop(), read, "stdout", lambda stream, line: heard.append(line))
+    never_empty = iter([b"noise\n" * 10_000] * 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", lambda descriptor, size: next(never_empty))
+        output.finish()
+    assert 1 << 20 <= 6 * len(heard) < 2 << 20
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"noise")
+    os.close(write)
+
+
 # -- starting ------------------------------------------------------------------------------------------
 
 
@@ -165,13 +182,26 @@ async def test_the_remote_traceback_is_there():
     assert failed.value.remote_traceback.rstrip() in str(failed.value)
 
 
-@pytest.mark.parametrize(("function", "code"), [("exits()", 3), ("dies()", 4)])
-async def test_a_process_that_exits_at_once(function, code):
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_import_that_exits_ends_its_worker_alone(kind):
+    async with mesh() as m:
+        worker = Worker(f"{APPS}:exits()", kind=kind)
+        with pytest.raises(WorkerStartError, match="did not start: SystemExit: 3") as failed:
+            await m.interceptor.route("api", worker)
+        assert failed.value.exit_code == await worker.wait() == 3
+        assert "in exits" in failed.value.remote_traceback
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "code"),
+    [("exits()", "did not start: SystemExit", 3), ("dies()", "exited with code 4 before it was ready", 4)],
+)
+async def test_a_process_that_exits_at_once(function, text, code):
     async with mesh() as m:
         await m.start("other")
         worker = Worker(f"{APPS}:{function}")
         began = time.monotonic()
-        with pytest.raises(WorkerStartError, match=f"exited with code {code} before it was ready") as failed:
+        with pytest.raises(WorkerStartError, match=text) as failed:
             await m.interceptor.route("api", worker)
         assert failed.value.exit_code == code
         assert time.monotonic() - began < 10
@@ -221,7 +251,18 @@ async def test_start_up_may_use_the_mesh():
         ({"target": APP, "accepting": 1}, "accepting"),
         ({"target": APP, "start_timeout": -1}, "start_timeout"),
         ({"target": APP, "on_output": "file"}, "on_output"),
+        ({"target": APP, "start_timeout": True}, "start_timeout"),
+        ({"target": APP, "start_timeout": 0}, "start_timeout"),
         ({"target": APP, "args": [1]}, "args"),
+        ({"target": APP, "args": 5}, "args"),
+        ({"target": APP, "name": 5}, "name"),
+        ({"target": APP, "name": ""}, "name"),
+        ({"target": APP, "env": ["A=1"]}, "env"),
+        ({"target": APP, "env": {"A=B": "1"}}, "env"),
+        ({"target": APP, "env": {"": "1"}}, "env"),
+        ({"target": APP, "env": {"A": "1\0"}}, "env"),
+        ({"target": APP, "cwd": 5}, "cwd"),
+        ({"target": APP, "cwd": "a\0b"}, "cwd"),
         ({"target": "http://host/path"}, "is no address"),
     ],
 )
@@ -310,6 +351,35 @@ async def _second_wire(m):
         await refused
     finally:
         await asyncio.gather(routing, return_exceptions=True)
+
+
+async def test_wrong_arguments_in_a_worker_are_its_own_mistakes():
+    """They are refused where they are made: the coordinator would end a worker that tells it nonsense."""
+    refused = []
+
+    async def main():
+        for arguments in ({"accepting": 1}, {"lifespan": "maybe"}, {"wsgi_threads": 0}):
+            with pytest.raises(InvalidArgumentError) as error:
+                await wire(None, **arguments)
+            refused.append(str(error.value).split()[0])
+        wired = await wire(app_of_the_test)
+        for seconds in (-1, "1", None):
+            with pytest.raises(InvalidArgumentError, match="drain_timeout"):
+                await wired.close(seconds)
+        with pytest.raises(InvalidArgumentError, match="True or False"):
+            await wired.set_accepting(1)
+        await wired.closed.wait()
+
+    async def app_of_the_test(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"1"})
+
+    async with mesh() as m:
+        worker = Worker.entry(main, kind="loop", lifespan="off")
+        await m.interceptor.route("api", worker)
+        assert await m.get("api") == 1
+        assert worker.accepting
+    assert refused == ["accepting", "lifespan", "wsgi_threads"]
 
 
 async def test_wire_outside_of_a_worker():
@@ -422,6 +492,75 @@ async def test_a_frozen_process_is_killed(monkeypatch):
         stopping = asyncio.create_task(worker.stop(grace=0))
         assert await stopping == -signal.SIGKILL
         assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("what", ["thread", "executor", "stubborn"])
+async def test_what_an_app_leaves_behind_does_not_hold_up_its_process(what):
+    said = []
+    async with mesh() as m:
+        worker = await m.start("api", on_output=lambda worker, stream, line: said.append(line))
+        await m.get("api", f"/leave_behind?what={what}")
+        began = time.monotonic()
+        await asyncio.wait_for(m.interceptor.close(1), 10)
+        # By itself: a worker that has left in order is killed after 5 s.
+        assert worker.exit_code == 0
+        assert 1.5 < time.monotonic() - began < 4.5
+    assert any("its app still runs" in line for line in said)
+
+
+async def test_a_wsgi_request_that_never_ends_does_not_hold_up_its_process():
+    async with mesh() as m:
+        worker = await m.start("api", target=f"{APPS}:stuck_wsgi", on_output=lambda *_: None)
+        stuck = asyncio.create_task(m.get("api"))
+        while (await worker.stats()).running < 1:
+            await asyncio.sleep(0)
+        await asyncio.wait_for(m.interceptor.close(0), 10)
+        assert worker.exit_code == 0
+        with pytest.raises(WorkerExitedError):
+            await stuck
+
+
+async def test_a_process_imports_what_its_program_could(tmp_path):
+    """From folders and archives that the program has added, whatever lies in the working directory."""
+    archive, work = tmp_path / "apps.zip", tmp_path / "work"
+    work.mkdir()
+    (work / "signal.py").write_text("raise RuntimeError('not this one')")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("zipped.py", "from tests.mesh.member_apps import app")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import asyncio, sys\n"
+        "from dodici.mesh import Worker, WorkerInterceptor\n"
+        "sys.path.insert(0, 'apps.zip')\n"
+        "async def main():\n"
+        "    async with WorkerInterceptor() as mesh:\n"
+        "        worker = Worker('zipped:app', cwd='work')\n"
+        "        await mesh.route('api', worker)\n"
+        "        print(worker.state)\n"
+        "asyncio.run(main())\n"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.stdout, done.returncode) == ("ready\n", 0), done.stderr
+
+
+def test_a_process_has_the_options_of_its_interpreter():
+    code = "from dodici.mesh.spawn import _interpreter_options; print(*_interpreter_options())"
+    run = subprocess.run([sys.executable, "-O", "-X", "utf8", "-c", code], capture_output=True, text=True)
+    assert {"-O", "-X", "utf8"} <= set(run.stdout.split())
+
+
+async def test_an_app_does_not_see_how_its_process_was_started():
+    async with mesh() as m:
+        await m.start("api")
+        assert await m.get("api", "/arguments") == ["-c"]
 
 
 async def test_what_a_fork_inherits_keeps_no_link_open():

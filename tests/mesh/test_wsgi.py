@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from tests.mesh.app_kit import Call
 from tests.mesh.apps import raw_wsgi
+from tests.mesh.member_kit import mesh
 
 from dodici.core.errors import InvalidArgumentError, NotSupportedError
 from dodici.mesh.wsgi import HIGH_WATER, WSGIBridge
@@ -544,3 +545,30 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "a2wsgi", None)
     with pytest.raises(NotSupportedError, match=r"pip install 'dodici\[wsgi\]'"):
         WSGIBridge(raw_wsgi.app)
+
+
+async def test_a_request_that_is_given_up_before_its_turn_is_not_run() -> None:
+    called: list[str] = []
+    release = threading.Event()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        called.append(environ["PATH_INFO"])
+        release.wait(10)
+        start_response("200 OK", [])
+        return [b"1"]
+
+    async with mesh() as m:
+        try:
+            worker = await m.start("api", target=app, kind="loop", wsgi_threads=1)
+            first = asyncio.create_task(m.get("api", "/first"))
+            waiting = [asyncio.create_task(m.get("api", "/given-up")) for _ in range(3)]
+            last = asyncio.create_task(m.get("api", "/last"))
+            while (await worker.stats()).running < 5:
+                await asyncio.sleep(0)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        finally:
+            release.set()
+        assert [await first, await last] == [1, 1]
+        assert called == ["/first", "/last"]

@@ -5,7 +5,8 @@
 Importing comes before joining: it holds the loop for as long as it takes, and a member that cannot acknowledge would
 hold up everybody's changes. Start-up comes after, so that it may use the mesh.
 
-`python -m dodici.mesh.bootstrap DESCRIPTOR` is how a process worker begins.
+A process worker begins in `main()`: see `spawn.py`. At its end nothing that the app left behind holds it up for long:
+the interpreter joins its threads, and one of them may be stuck in a request that was given up.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import logging
+
     from .control import Channel, Message
     from .host import AppHost
     from .member import Member
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 _LAG_TICK = 0.5
 _CANCELLED = 5.0
 """Seconds that a `main()` has after its worker was closed."""
+_LINGER = 2.0
+"""Seconds that a process has to end when its worker has: less than the coordinator waits before it kills."""
 
 
 async def run_worker(channel: Channel, kind: str, ask_to_end: asyncio.Event | None = None) -> int:
@@ -53,16 +59,17 @@ class _Run:
         self.started: asyncio.Future[tuple[Message, list[Any]]] = self.loop.create_future()
         self.member: Member | None = None
         self.place: Place | None = None
+        self.broken = False
         self.drain_timeout = 30.0
         self.lag = _Lag(self.loop)
 
     async def run(self) -> int:
+        ended = self.loop.create_task(self.end.wait())
         try:
             self.channel.start(self._received, self._lost)
-            ended = self.loop.create_task(self.end.wait())
             await asyncio.wait((ended, self.started), return_when=asyncio.FIRST_COMPLETED)
             if not self.started.done():
-                return 0
+                return 1 if self.broken else 0
             self.config, self.objects = self.started.result()
             self.lag.start()
             work = self.loop.create_task(self._work())
@@ -78,9 +85,9 @@ class _Run:
             finally:
                 self._cut()
                 work.cancel()
-                ended.cancel()
-                await asyncio.gather(work, ended, return_exceptions=True)
+                await asyncio.gather(work, return_exceptions=True)
         finally:
+            ended.cancel()
             self.lag.stop()
             self._cut()
             if self.member is not None:
@@ -110,6 +117,9 @@ class _Run:
     def _lost(self, error: BaseException | None) -> None:
         if self.member is not None:
             self.member.lost(error)
+        elif error is not None:
+            self.broken = True
+            _log().error("a worker lost its coordinator before it had joined: %s", error)
         self.end.set()
 
     # --------------------------------------------------------------------------------------- life
@@ -126,6 +136,12 @@ class _Run:
                 hooks = self.objects[2] if self.objects else {}
                 host = self._make_host(**hooks)
                 wired = await attach(place, host, main_or_app, bool(config["accepting"]))
+        except SystemExit as error:
+            # A module or a factory that gives up: its worker does, and nobody else in this process.
+            from .spawn import exit_code
+
+            self._failed(error)
+            return exit_code(error)
         except Exception as error:
             self._failed(error)
             return 1
@@ -145,8 +161,6 @@ class _Run:
         config = self.config
         target = self.objects[0] if self.objects else config["target"]
         cwd = config["cwd"]
-        if self.kind == "process":
-            sys.path[:] = config["sys_path"]
         if not config["entry"]:
             from .loading import resolve
 
@@ -187,7 +201,7 @@ class _Run:
             given.setdefault(key, config[key])
         return AppHost(**given)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         self.channel.send(
             {
                 "type": "failed",
@@ -287,6 +301,7 @@ async def _run_process(sock: socket.socket) -> int:
 
 def main(descriptor: int) -> int:
     """Run a process worker on its control channel; returns the exit code."""
+    del sys.argv[1:]  # which are nobody's but spawn.py's
     # A handler and not SIG_IGN, which would be inherited by programs that the app starts.
     signal.signal(signal.SIGINT, lambda *_: None)
     from .spawn import exit_code, new_loop
@@ -294,6 +309,7 @@ def main(descriptor: int) -> int:
     os.set_inheritable(descriptor, False)
     sock = socket.socket(fileno=descriptor)
     runner = asyncio.Runner(loop_factory=new_loop)
+    code = 1
     try:
         code = runner.run(_run_process(sock))
     except SystemExit as exit_:
@@ -303,9 +319,28 @@ def main(descriptor: int) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+    finally:
+        last = threading.Timer(_LINGER, _end_at_last, (code,))
+        last.daemon = True
+        last.start()
     runner.close()
     return code
 
 
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+def _end_at_last(code: int) -> None:
+    # Daemons end with the interpreter by themselves, and what is left over are threads that it waits for.
+    threads = [thread.name for thread in threading.enumerate() if not thread.daemon]
+    _log().warning(
+        "the process is ended although its app still runs (threads: %s)",
+        ", ".join(name for name in threads if name != "MainThread") or "none but the main one",
+    )
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _log() -> logging.Logger:
+    import logging
+
+    return logging.getLogger("dodici.mesh")

@@ -197,11 +197,16 @@ class MeshClient:
             if not rotation.known and self._pass_unknown:
                 del self._rotations[name]
         for member_id in list(self._waiting):
-            member = members.get(member_id)
-            waiting = self._waiting[member_id]
-            if member is None or not all(self._still_offered(exchange) for exchange in waiting):
+            # The worker may still be offered under another of its names.
+            stay: list[MeshExchange] = []
+            leave: list[MeshExchange] = []
+            for exchange in self._waiting.get(member_id, ()):
+                (stay if self._still_offered(exchange) else leave).append(exchange)
+            if stay:
+                self._waiting[member_id] = stay
+            else:
                 self._stop_waiting(member_id)
-                self._route_again(waiting)
+            self._route_again(leave)
 
     def _still_offered(self, exchange: MeshExchange) -> bool:
         return any(member.id == exchange.target_id for member in exchange.rotation.available)

@@ -15,7 +15,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Self
 
-from ..core.errors import ClientClosedError, InvalidArgumentError, LoopMismatchError, MeshError
+from ..core.errors import (
+    ClientClosedError,
+    InvalidArgumentError,
+    LoopMismatchError,
+    MeshError,
+    MeshTimeoutError,
+)
 from ..core.options import check_seconds
 from .control import queue_channels
 from .hooks import ClientHooks, Hooks, hook_list
@@ -141,7 +147,10 @@ class WorkerInterceptor:
         """
         refuse_gone("route", gone)
         label = self._client.domain.name(name)
-        workers = [worker] if isinstance(worker, Worker) else list(worker)
+        if isinstance(worker, Worker):
+            workers = [worker]
+        else:
+            workers = list(worker) if isinstance(worker, Iterable) else []
         if not workers or not all(isinstance(each, Worker) for each in workers):
             raise InvalidArgumentError(f"route() takes a Worker or a list of them, not {worker!r}")
         hub = self._bind()
@@ -153,11 +162,26 @@ class WorkerInterceptor:
             await asyncio.gather(*(asyncio.shield(run.ready) for run in runs))
             if self._closed:
                 raise ClientClosedError("the mesh was closed meanwhile")
+            before = hub.membership.ids_of(label)
             settled = hub.change(lambda now: hub.membership.route(label, [run.id for run in runs], now))
         except BaseException:
-            await asyncio.shield(asyncio.gather(*(run.stop(0) for run in started), return_exceptions=True))
+            await self._undo(started)
             raise
-        await settled
+        try:
+            await settled
+        except asyncio.CancelledError:
+            if self._hub is hub:
+                added = [run.id for run in runs if run.id not in before]
+                undone = hub.change(
+                    lambda now: hub.membership.unroute([(label, each) for each in added], now)
+                )
+                undone.add_done_callback(lambda done: done.exception())  # who is silent was told of before
+            await self._undo(started)
+            raise
+
+    @staticmethod
+    async def _undo(started: list[Running]) -> None:
+        await asyncio.shield(asyncio.gather(*(run.stop(0) for run in started), return_exceptions=True))
 
     def _run(self, hub: Hub, worker: Worker, started: list[Running]) -> Running:
         run = worker.running
@@ -199,10 +223,14 @@ class WorkerInterceptor:
         else:
             assert label is not None
             pairs = [(label, member_id) for member_id in membership.ids_of(label)]
+        silent: MeshTimeoutError | None = None
         try:
             await hub.change(lambda now: membership.unroute(pairs, now))
-        finally:
-            await asyncio.gather(*(self._drain(hub, pairs, each) for each in {pair[1] for pair in pairs}))
+        except MeshTimeoutError as error:
+            silent = error
+        await asyncio.gather(*(self._drain(hub, pairs, each) for each in {pair[1] for pair in pairs}))
+        if silent is not None:
+            raise silent
 
     async def _drain(self, hub: Hub, pairs: list[tuple[str, str]], member_id: str) -> None:
         run = self._runs.get(member_id)
@@ -323,9 +351,12 @@ class WorkerInterceptor:
             drain_timeout: seconds that running requests have before they are aborted.
 
         Raises:
+            LoopMismatchError: its workers were started on another event loop.
             ExceptionGroup: of `MeshError`, one for each worker that had to be killed. It is closed all the same.
         """
         check_grace("drain_timeout", drain_timeout)
+        if self._hub is not None:
+            self._check_loop(self._hub)
         self._closed = True
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close(drain_timeout))

@@ -147,13 +147,16 @@ class Hub:
             connection.calls.pop(call, None)
 
     def close(self) -> None:
-        """Stop the timer and close the channels."""
+        """Stop the timer and close the channels. Nobody is left who could acknowledge: what waits for that is done."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for connection in list(self._connections.values()):
             connection.channel.close()
         self._connections.clear()
+        tickets, self._tickets = self._tickets, {}
+        for settle in tickets.values():
+            settle(())
 
     # ------------------------------------------------------------------------- what members say
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +112,6 @@ class Running:
 
     def _start_message(self) -> dict[str, Any]:
         config = self.worker.config
-        here = str(Path.cwd())
         process = self.worker.kind == "process"
         return {
             "type": "start",
@@ -122,8 +120,7 @@ class Running:
             "target": config.target if process else None,
             "args": list(config.args) if process else [],
             "entry": config.entry,
-            "cwd": config.cwd or here,
-            "sys_path": [path or here for path in sys.path] if process else [],
+            "cwd": config.cwd or str(Path.cwd()),
             "lifespan": config.lifespan,
             "interface": config.interface,
             "app_errors": config.app_errors,

@@ -239,6 +239,8 @@ class ServerStream(Stream):
         """The app raised, or broke the rules of ASGI."""
         if _stems_from(error, self._error):
             return  # it was told that its client has gone
+        if self.given_up and isinstance(error, asyncio.CancelledError):
+            return  # the worker ends, and this was left over
         host.on_error(scope, error)
         if not self.given_up and self._progress != FINISHED:
             self._answer_failure(error, host)

@@ -1,8 +1,10 @@
 """Where workers run: processes, threads, and the coordinator's own loop.
 
-A process is a fresh interpreter (`python -m dodici.mesh.bootstrap`): nothing is forked from a process with threads,
-and the program's own ``__main__`` is not imported again. Its control channel is the one descriptor that it inherits;
-standard input is empty, standard output and error are inherited, or read here line by line for `on_output`.
+A process is a fresh interpreter, with the options of this one: nothing is forked from a process with threads, and the
+program's own ``__main__`` is not imported again. Before it imports anything it takes over `sys.path`, so that it finds
+what is found here, also in an archive, or under a folder that a script has added. Its control channel is the one
+descriptor that it inherits; standard input is empty, standard output and error are inherited, or read here line by line
+for `on_output`.
 
 A place belongs to the loop that it was made on. It reports the end of what runs in it once, through `on_exit(code)`,
 after reaping it: with the exit code, or minus the signal's number. A process is watched through a descriptor that the
@@ -33,7 +35,13 @@ RunWorker: TypeAlias = "Callable[[Channel, str], Coroutine[Any, Any, int]]"
 
 MAX_LINE = 65536
 """Bytes; a longer line of output is given in pieces."""
+_LEFT = 1 << 20
+"""Bytes of output that a process may have left behind: as much as a pipe can hold where nobody has raised the limit (pipe(7))."""
 KILLED = -int(signal.SIGKILL)
+_BEGIN = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from dodici.mesh.bootstrap import main; sys.exit(main(int(sys.argv[1])))"
+)
 
 
 class Place(Protocol):
@@ -106,7 +114,14 @@ class ProcessPlace:
                     streams[name] = write
                     self._outputs.append(_Output(self._loop, read, name, self._on_line))
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "dodici.mesh.bootstrap", str(theirs.fileno())],
+                [
+                    sys.executable,
+                    *_interpreter_options(),
+                    "-c",
+                    _BEGIN,
+                    str(theirs.fileno()),
+                    *_import_path(),
+                ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 env=dict(os.environ, **self._env) if self._env else None,
@@ -163,6 +178,16 @@ class ProcessPlace:
             self._process.kill()
 
 
+def _interpreter_options() -> list[str]:
+    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return options
+
+
+def _import_path() -> list[str]:
+    # A worker may have another working directory; the empty entry means that of the program.
+    return [os.path.abspath(path) for path in sys.path]  # noqa: PTH100 - Path.absolute() keeps ".."
+
+
 class _Output:
     """Reads what a process writes on one stream, line by line."""
 
@@ -176,18 +201,18 @@ class _Output:
         guard(descriptor)
         loop.add_reader(descriptor, self._readable)
 
-    def _readable(self) -> bool:
+    def _readable(self) -> int:
         if self._descriptor is None:
-            return False
+            return 0
         try:
             data = os.read(self._descriptor, MAX_LINE)
         except (BlockingIOError, InterruptedError):
-            return False
+            return 0
         except OSError:
             data = b""
         if not data:
             self.close()
-            return False
+            return 0
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         while len(self._rest) > MAX_LINE:
@@ -195,7 +220,7 @@ class _Output:
             self._rest = self._rest[MAX_LINE:]
         for line in lines:
             self._give(line)
-        return True
+        return len(data)
 
     def _give(self, line: bytes) -> None:
         try:
@@ -205,8 +230,9 @@ class _Output:
 
     def finish(self) -> None:
         """The process has ended: take what is there. Its own children may keep the stream open, and are not heard."""
-        while self._readable():
-            pass
+        left = _LEFT
+        while left > 0 and (count := self._readable()):
+            left -= count
         self.close()
 
     def close(self) -> None:

@@ -179,7 +179,7 @@ class WebSocketStream(ServerStream):
             elif kind == "websocket.close":
                 if self._pipe.closing and self._pipe.closed is None:
                     raise InvalidArgumentError("websocket.close for a second time")
-                self._pipe.begin_close(int(message.get("code", _NORMAL)), str(message.get("reason") or ""))
+                self._pipe.begin_close(_close_code(message), str(message.get("reason") or ""))
             else:
                 raise InvalidArgumentError(
                     f"unknown ASGI message {kind!r}, or one that does not come behind websocket.accept"
@@ -229,3 +229,12 @@ class WebSocketStream(ServerStream):
         except WebSocketClosedError as error:
             self._error = error
             raise
+
+
+def _close_code(message: Mapping[str, Any]) -> int:
+    code = message.get("code", _NORMAL)
+    if code is None:
+        return _NORMAL
+    if not isinstance(code, int) or not 1000 <= code <= 4999:  # RFC 6455 section 7.4.2
+        raise InvalidArgumentError(f"websocket.close needs a code from 1000 to 4999, not {code!r}")
+    return code

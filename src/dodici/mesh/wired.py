@@ -151,7 +151,13 @@ class Wired:
 
         Args:
             drain_timeout: seconds that running requests have; then they are aborted.
+
+        Raises:
+            InvalidArgumentError: `drain_timeout` is negative.
         """
+        from .worker import check_grace
+
+        check_grace("drain_timeout", drain_timeout)
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close(drain_timeout))
         await asyncio.shield(self._closing)
@@ -243,7 +249,7 @@ async def wire(
         on_error: the same.
 
     Raises:
-        InvalidArgumentError: not in a worker, or wired already; no app; a hook is no plain function.
+        InvalidArgumentError: not in a worker, or wired already; no app; not as above; a hook is no plain function.
         WorkerStartError: the app's start-up failed.
         MeshError: there is no coordinator any more.
     """
@@ -256,6 +262,8 @@ async def wire(
         raise InvalidArgumentError(
             "this worker is wired already: dodici.mesh.current() is its Wired, and replace_server() changes its app"
         )
+    if not isinstance(accepting, bool):
+        raise InvalidArgumentError(f"accepting must be True or False, not {accepting!r}")
     hooks = ClientHooks.checked(
         on_request=on_request,
         allow_target=allow_target,

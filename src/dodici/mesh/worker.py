@@ -138,12 +138,16 @@ class Worker:
             raise InvalidArgumentError(f"wsgi_threads must be a positive number, not {wsgi_threads!r}")
         if not isinstance(accepting, bool):
             raise InvalidArgumentError(f"accepting must be True or False, not {accepting!r}")
-        if start_timeout is not None and not (isinstance(start_timeout, int | float) and start_timeout > 0):
-            raise InvalidArgumentError(f"start_timeout must be seconds, not {start_timeout!r}")
+        if start_timeout is not None:
+            check_grace("start_timeout", start_timeout)
+            if not start_timeout:
+                raise InvalidArgumentError("start_timeout must be more than 0 seconds")
         if on_output is not None and not callable(on_output):
             raise InvalidArgumentError(f"on_output must be a function, not {on_output!r}")
-        if isinstance(args, str | bytes) or (args and not _entry):
-            raise InvalidArgumentError("args are a list, and for Worker.entry() alone")
+        if not isinstance(args, Sequence) or isinstance(args, str | bytes) or (args and not _entry):
+            raise InvalidArgumentError(f"args are a list, and for Worker.entry() alone, not {args!r}")
+        if name is not None and not (isinstance(name, str) and name):
+            raise InvalidArgumentError(f"name must be a text, not {name!r}")
         if kind == "process" and args:
             _check_json(args)
         hooks = {
@@ -164,8 +168,8 @@ class Worker:
             target=target,
             entry=_entry,
             args=tuple(args),
-            env=None if env is None else {str(key): str(value) for key, value in env.items()},
-            cwd=None if cwd is None else str(Path(cwd).resolve()),
+            env=None if env is None else _environment(env),
+            cwd=None if cwd is None else _folder(cwd),
             lifespan=lifespan,
             accepting=accepting,
             wsgi_threads=wsgi_threads,
@@ -308,6 +312,23 @@ def check_grace(name: str, seconds: Any) -> None:
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InvalidArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _environment(env: Any) -> dict[str, str]:
+    if not isinstance(env, Mapping):
+        raise InvalidArgumentError(f"env must be a mapping of names to values, not {env!r}")
+    made = {str(key): str(value) for key, value in env.items()}
+    for key, value in made.items():
+        if not key or "=" in key or "\0" in key or "\0" in value:
+            raise InvalidArgumentError(f"env has a name or a value that no environment can have: {key!r}")
+    return made
+
+
+def _folder(cwd: Any) -> str:
+    try:
+        return str(Path(cwd).resolve())
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"cwd must be the path of a folder, not {cwd!r}") from error
 
 
 def _check_json(args: Sequence[Any]) -> None:

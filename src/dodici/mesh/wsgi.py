@@ -89,6 +89,8 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Any, send: Any) -> None:
         self._scope = scope
         self._receive = receive
+        # The mesh's own streams know at once when the client gives up, while nobody receives.
+        self._stream = getattr(receive, "__self__", None)
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._reading: asyncio.Task[Any] | None = None
@@ -176,7 +178,10 @@ class _Exchange:
     # -- in the thread ---------------------------------------------------------------------------------
 
     def pieces(self, app: Callable[..., Any], environ: dict[str, Any], begin: Any) -> Iterator[bytes]:
-        """Call the app and pass on what it returns, piece by piece."""
+        """Call the app and pass on what it returns, piece by piece. Nothing, if the client left before its turn."""
+        if getattr(self._stream, "given_up", False):
+            self.gone = True
+            return
         self._begin_bridge = begin
         self._fill_in(environ)
         iterable = app(environ, self._start_response)
