@@ -6,7 +6,7 @@ case ${1:-test} in
     demo)  wanted="nginx:nginx-light" ;;
     bench) wanted="nginx:nginx-light openssl:openssl node:nodejs wrk:wrk npm:npm h2load:nghttp2-client curl:curl" ;;
     *)     wanted="nginx:nginx-light openssl:openssl curl:curl node:nodejs npm:npm nghttpd:nghttp2-server"
-           wanted="$wanted h2o:h2o haproxy:haproxy" ;;
+           wanted="$wanted h2o:h2o haproxy:haproxy etcd:etcd-server etcdctl:etcd-client" ;;
 esac
 
 # nginx lives in /usr/sbin, which is not on everybody's PATH.

@@ -53,6 +53,7 @@ def test_default_file(tmp_path: Path, capsys: Capture) -> None:
     [
         (("shop",), "must be 'module:app'"),
         (("gone.toml",), "No such file"),
+        (("./shop/api.py",), "name the app in ./shop/api.py, such as shop.api:app"),
         (("a:b", "--workers", "0"), "0 is not in the range"),
         (("a:b", "--max-rss", "much"), "such as '512MiB'"),
         (("a:b", "--listen", "8000"), "'8000' is no address"),

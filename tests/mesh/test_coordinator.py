@@ -341,7 +341,7 @@ async def test_close_ends_all_side_by_side():
 
 
 async def test_close_does_not_stall_on_the_dead_and_names_the_killed(monkeypatch):
-    monkeypatch.setattr("dodici.mesh.running._SHUTDOWN", 0.3)
+    monkeypatch.setattr("dodici.mesh.running._SHUTDOWN", 2.5)
     async with mesh(propagation_timeout=0.3) as m:
         dead, frozen, fine = await m.start("api", 3)
         os.kill(dead.pid, signal.SIGKILL)
@@ -349,7 +349,7 @@ async def test_close_does_not_stall_on_the_dead_and_names_the_killed(monkeypatch
         began = time.monotonic()
         with pytest.raises(ExceptionGroup) as group:
             await m.interceptor.close(0.1)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 10
         assert [f"pid {frozen.pid}" in str(error) for error in group.value.exceptions] == [True]
         assert fine.exit_code == 0
         assert frozen.exit_code == -signal.SIGKILL

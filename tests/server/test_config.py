@@ -169,6 +169,13 @@ propagation_timeout = 3
         ('[admin]\nlisten = "0.0.0.0:1"\n', 1, "admin", "allow_remote = true"),
         ('[mesh]\ndomain = "a b"\n', 2, "mesh.domain", "must be a domain"),
         ("[reload]\npaths = 'gone'\n", 2, "reload.paths", "there is no"),
+        ("[gatewai.x]\na = 1\n", 1, "gatewai", "did you mean 'gateway'?"),
+        ("[gateway]\nbacklog = 3_000_000_000\n", 2, "gateway.backlog", "2147483647 at most"),
+        (f"[gateway]\nkeep_alive = 1{'0' * 400}\n", 2, "gateway.keep_alive", "not 1000"),
+        (f"[gateway]\nheader_size = '{'9' * 400}GiB'\n", 2, "gateway.header_size", "not '9999"),
+        ('[gateway]\nlisten = "unix:/a\\u0000b"\n', 2, "gateway.listen", "absolute"),
+        ('[services.shop]\napp = "a:b"\ncwd = "a\\u0000b"\n', 3, "services.shop.cwd", "NUL"),
+        ('[services.shop]\napp = "a:b"\ncwd = "~nobody.such/x"\n', 3, "services.shop.cwd", "home folder"),
     ],
 )
 def test_mistake_is_told_with_its_line(text: str, line: int, path: str, message: str, file: Path) -> None:
@@ -214,8 +221,25 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load(tmp_path / "gone.toml")
     (tmp_path / "latin.toml").write_bytes(b"# \xe9\n")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(ConfigError, match=r"latin.toml:1: not UTF-8"):
         load(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000], ids=["digits", "brackets"])
+def test_what_the_reader_of_toml_cannot_do(value: str, file: Path) -> None:
+    [(_, _, message)] = problems(f"a = {value}", file)
+    assert message == "a number is too long, or brackets are nested too deeply"
+
+
+def test_files_of_other_systems(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_bytes(
+        b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode() + b"x = 1\r\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "other.toml")
+    [problem] = caught.value.problems
+    assert problem.line == SMALL.count("\n") + 1
+    assert problem.message.startswith("unknown key")
 
 
 def test_lines_of_keys_in_all_their_forms() -> None:
@@ -225,6 +249,7 @@ def test_lines_of_keys_in_all_their_forms() -> None:
     )
     assert key_lines(text) == {
         ("top",): 1,
+        ("a",): 2,
         ("a", "b.c"): 2,
         ("a", "b.c", "x"): 3,
         ("a", "b.c", "d"): 7,
@@ -323,3 +348,8 @@ def test_page_has_every_key_with_its_default() -> None:
 def test_example_of_the_page_is_one() -> None:
     example = PAGE.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
     assert parse(example, file=Path("shop.toml")).services[0].path == ("/",)
+
+
+def test_address_whose_host_cannot_be_one() -> None:
+    with pytest.raises(OSError, match="is no host name"):
+        Address.parse(f"{'a' * 70}:1").listen()

@@ -44,6 +44,8 @@ class Commands:
         self.asked.append((name, arguments))
         if name == "bad":
             raise InvalidArgumentError("there is no such thing")
+        if name == "odd":
+            hash(arguments["argument"])
         return {"echo": arguments}
 
     async def logs(self, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -148,9 +150,11 @@ async def test_second_server_of_a_name_and_stale_sockets(server: ControlServer) 
         (b"no json\n", "a request is a JSON object"),
         (b"[1]\n", "a request is a JSON object"),
         (b"{}\n", "a request is a JSON object"),
+        (b"[" * 60_000 + b"\n", "a request is a JSON object"),
+        (b'{"command": "odd", "argument": []}\n', "TypeError"),
         (b"x" * 100_000 + b"\n", "too long"),
     ],
-    ids=["text", "array", "empty", "long"],
+    ids=["text", "array", "empty", "deep", "argument", "long"],
 )
 async def test_what_is_no_request(line: bytes, answer: str, server: ControlServer) -> None:
     reader, writer = await asyncio.open_unix_connection(str(server.path))

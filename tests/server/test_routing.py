@@ -134,6 +134,7 @@ SPOOFED = (
     (b"x-forwarded-proto", b"https"),
     (b"x-forwarded-host", b"public.example"),
     (b"x-forwarded-prefix", b"/outer"),
+    (b"x-forwarded-port", b"444"),
     (b"forwarded", b"for=203.0.113.1"),
 )
 
@@ -164,6 +165,7 @@ def test_trusted_proxies_are_believed(trusted: Any, client: Any) -> None:
         "x-forwarded-proto": "https",
         "x-forwarded-host": "public.example",
         "x-forwarded-prefix": "/outer/api",
+        "x-forwarded-port": "444",
         "forwarded": f"for=203.0.113.1, for={node};proto=http",
     }
 

@@ -7,6 +7,9 @@ import platform
 import click
 
 from .. import __version__
+from .call import call
+from .collector import collector
+from .collectors import collectors
 from .control import COMMANDS
 from .get import get
 from .up import up
@@ -31,5 +34,8 @@ def cli() -> None:
 
 cli.add_command(get)
 cli.add_command(up)
+cli.add_command(collector)
+cli.add_command(call)
+cli.add_command(collectors)
 for command in COMMANDS:
     cli.add_command(command)

@@ -155,6 +155,9 @@ def _configuration(target: str | None, options: dict[str, Any]) -> Config:
         if not Path(_DEFAULT_FILE).exists():
             raise click.UsageError(f"name a FILE or a MODULE:APP: there is no {_DEFAULT_FILE} here")
         target = _DEFAULT_FILE
+    if target.endswith(".py"):
+        module = target.removesuffix(".py").replace("/", ".").lstrip(".")
+        raise click.UsageError(f"name the app in {target}, such as {module}:app")
     service = {name: options[name] for name in _SERVICE_OPTIONS}
     if target.endswith(".toml") or Path(target).is_file():
         given = [name for name, value in service.items() if value is not None]

@@ -32,6 +32,7 @@
     │   ├── MeshTimeoutError (TimeoutError)  DODICI_ERR_MESH_TIMEOUT
     │   ├── WorkerStartError                 DODICI_ERR_WORKER_START
     │   └── RemoteAppError                   DODICI_ERR_REMOTE_APP
+    ├── CollectiveError                      DODICI_ERR_COLLECTIVE, in dodici.collective
     ├── WebSocketError (ConnectionError)     DODICI_ERR_WEBSOCKET
     │   └── WebSocketClosedError             DODICI_ERR_WEBSOCKET_CLOSED
     ├── ProxyConnectionError (ConnectionError)  UND_ERR_PRX_CONN

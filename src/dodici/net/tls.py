@@ -216,6 +216,29 @@ def _make(verify: bool, ca: str | None, cert: Any, alpn: tuple[str, ...], max_se
     return _Entry(context, own, stamp)
 
 
+def check_key_pair(cert: str, key: str, ca: str | None = None) -> None:
+    """Return if these PEM files hold a certificate, its key without a password, and authorities.
+
+    For those who hand the files to another TLS library, which may tell of bad ones late and badly.
+
+    Raises:
+        InvalidArgumentError: they do not, or cannot be read.
+    """
+
+    def no_password() -> str:
+        raise ValueError("the key is encrypted")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key, no_password)
+        if ca is not None:
+            context.load_verify_locations(ca)
+    except (OSError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"cannot load TLS certificates (cert={cert!r}, key={key!r}, ca={ca!r}): {error}"
+        ) from error
+
+
 def _shown(cert: Any) -> str:
     return repr(cert if isinstance(cert, str) or cert is None else tuple(cert[:2]))
 

@@ -42,7 +42,7 @@ class Address:
             raise InvalidArgumentError(f"an address is a string such as '127.0.0.1:8000', not {text!r}")
         if text.startswith("unix:"):
             path = text[5:].removeprefix("//")
-            if not path.startswith("/"):
+            if not path.startswith("/") or "\0" in path:
                 raise InvalidArgumentError(
                     f"{text!r}: the path of a unix socket is absolute, such as 'unix:/run/shop.sock'"
                 )
@@ -114,6 +114,8 @@ class Address:
                 opened.close()
                 raise
             return opened
+        except UnicodeError as error:
+            raise OSError(errno.EINVAL, f"cannot listen at {self}: {self.host!r} is no host name") from error
         except OSError as error:
             reason = (
                 "the address is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)

@@ -14,6 +14,7 @@ nothing. SIGUSR1 and SIGUSR2 are ignored, here and in the workers, which inherit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -67,7 +68,9 @@ class Application:
         self._on_terminal = sys.stdin is not None and sys.stdin.isatty()
         self._supervisors: dict[str, ServiceSupervisor] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._started = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._reload_is_due = False
         self._frontend: Frontend | None = None
         self._admin: Frontend | None = None
 
@@ -90,6 +93,7 @@ class Application:
                     return await self._serve([listener for _, listener in sockets], admin)
                 finally:
                     self._restore_signals(loop)
+                    self._close_admin(admin)
             finally:
                 for address, listener in sockets:
                     listener.close()
@@ -102,6 +106,12 @@ class Application:
             return []
         [(self.admin_listening, listener)] = open_sockets((self.config.admin.listen,), 64)
         return [listener]
+
+    def _close_admin(self, listeners: list[socket.socket]) -> None:
+        for listener in listeners:
+            listener.close()
+        if self.admin_listening is not None:
+            self.admin_listening.release()
 
     async def _serve(self, sockets: list[socket.socket], admin: list[socket.socket]) -> int:
         from .. import Agent
@@ -124,7 +134,9 @@ class Application:
             if admin:
                 from .admin import Admin
 
-                local = self.config.admin.listen is not None and self.config.admin.listen.loopback
+                where = self.config.admin.listen
+                # A web page cannot make a name point at a unix socket.
+                local = where is not None and where.loopback and where.path is None
                 self._admin = Frontend(Admin(self.status, gateway.tallies, local=local), _ADMIN, 1.0)
                 await self._admin.start(admin)
             status = await self._run_services(sockets)
@@ -143,6 +155,7 @@ class Application:
         starting = asyncio.gather(*(each.start() for each in self._supervisors.values()))
         if not await self._unless_stopped(starting):
             return 0
+        self._started.set()
         if not config.reload.enabled and not any(each.started_once for each in self._supervisors.values()):
             self.output.say("no service could be started")
             return 1
@@ -242,18 +255,21 @@ class Application:
             if self._admin is not None:
                 await self._admin.stop()
 
-    def stop(self) -> None:
-        """Drain and end; when called again, end now."""
-        if self._stop.is_set():
+    def stop(self, *, now: bool = False) -> None:
+        """Drain and end; or end now."""
+        if now:
             self._cut.set()
         self._stop.set()
+
+    def _signalled(self) -> None:
+        self.stop(now=self._stop.is_set())
 
     # --------------------------------------------------------------------------------------------- signals
 
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         handlers: dict[int, Callable[[], None]] = {
-            signal.SIGTERM: self.stop,
-            signal.SIGINT: self.stop,
+            signal.SIGTERM: self._signalled,
+            signal.SIGINT: self._signalled,
             signal.SIGHUP: self._hung_up,
         }
         for number, handler in handlers.items():
@@ -271,7 +287,10 @@ class Application:
             self.stop()
         else:
             self.output.say("SIGHUP: reloading")
-            self.spawn(self.reload())
+            # One that has not begun yet does what this one is about.
+            if not self._reload_is_due:
+                self._reload_is_due = True
+                self.spawn(self.reload())
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something beside, that ends with the application."""
@@ -301,7 +320,9 @@ class Application:
         Raises:
             InvalidArgumentError: no service of that name.
         """
+        await self._started.wait()
         async with self._reloading:
+            self._reload_is_due = False
             config = self.config
             if config.file is not None:
                 try:
@@ -332,16 +353,15 @@ class Application:
             self._supervisors[service.name] = self._supervise(service)
         work = [self._supervisors[each.name].start() for each in added]
         kept = [each for each in config.services if each not in added]
-        results = await asyncio.gather(*(self._supervisors[each.name].reload(each) for each in kept), *work)
+        reloads = [self._supervisors[each.name].reload(each) for each in kept]
+        results, _ = await asyncio.gather(asyncio.gather(*reloads), asyncio.gather(*work))
         # A service whose reload was given up runs on with what it had.
         services = tuple(self._supervisors[each.name].service for each in config.services)
         self._use(replace(config, services=services))
         await asyncio.gather(*(self._supervisors.pop(name).stop() for name in gone))
-        problems = [
-            f"{each.name}: {error}"
-            for each, error in zip(kept, results[: len(kept)], strict=True)
-            if error is not None
-        ]
+        errors = {each.name: error for each, error in zip(kept, results, strict=True)}
+        errors |= {each.name: self._supervisors[each.name].error for each in added}
+        problems = [f"{name}: {error}" for name, error in errors.items() if error is not None]
         self.output.say("reloaded" if not problems else "reloaded in part")
         return problems
 
@@ -426,15 +446,21 @@ def run(config: Config, *, name: str, output: Output | None = None) -> int:
     """
     # What the gateway's server has to say of a request that failed is in the answer, and in the metrics.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    shown = output or Output.for_terminal()
-    logging.getLogger("dodici").addHandler(LogToOutput(shown))
+    shown = output or Output.in_background()
 
     async def main() -> int:
-        return await Application(config, name=name, output=shown).run()
+        log, handler = logging.getLogger("dodici"), LogToOutput(shown)
+        log.addHandler(handler)
+        try:
+            return await Application(config, name=name, output=shown).run()
+        finally:
+            log.removeHandler(handler)
 
+    make_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        from uvloop import new_event_loop as make_loop
     try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return asyncio.run(main())
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main())
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            return runner.run(main())
+    finally:
+        shown.close()

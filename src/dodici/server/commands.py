@@ -41,9 +41,7 @@ class ControlCommands:
                 reloading = application.spawn(application.reload(arguments.get("service")))
                 return {"problems": await asyncio.shield(reloading)}
             case "stop":
-                if arguments.get("now"):
-                    application.stop()
-                application.stop()
+                application.stop(now=bool(arguments.get("now")))
                 return {"pid": os.getpid()}
         raise InvalidArgumentError(f"no command {name!r}")
 

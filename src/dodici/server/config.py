@@ -234,11 +234,15 @@ def load(file: str | Path) -> Config:
     """
     path = Path(file)
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(problems=(Problem((), error.strerror or str(error), str(file)),)) from None
+    try:
+        # Editors of some systems begin a file with a byte order mark.
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ConfigError(problems=(Problem((), f"not UTF-8: {error.reason}", str(file)),)) from None
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(problems=(Problem((), f"not UTF-8: {error.reason}", str(file), line),)) from None
     return parse(text, file=path)
 
 
@@ -255,6 +259,10 @@ def parse(text: str, *, file: Path) -> Config:
         line = None if found is None else int(found[1] or text.count("\n") + 1)
         message = str(error) if found is None else str(error).replace(found[0], "")
         problem = Problem((), f"not TOML: {message}", str(file), line)
+        raise ConfigError(problems=(problem,)) from None
+    except (ValueError, RecursionError):
+        # What tomllib lets through: a number with thousands of digits, brackets that are as many deep.
+        problem = Problem((), "a number is too long, or brackets are nested too deeply", str(file))
         raise ConfigError(problems=(problem,)) from None
     problems = Problems(str(file), text)
     sections: dict[str, Any] = {}

@@ -193,7 +193,7 @@ class ControlServer:
         try:
             request = json.loads(line)
             name = request.pop("command")
-        except (ValueError, AttributeError, KeyError, TypeError):
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             await _write(writer, {"ok": False, "error": "a request is a JSON object with a command"})
             return
         try:
@@ -204,6 +204,9 @@ class ControlServer:
                 answer = await self._commands.command(str(name), request)
         except DodiciError as error:
             await _write(writer, {"ok": False, "error": error.message})
+        except (TypeError, ValueError) as error:
+            # Arguments of another type than the command has them: a client that is none of ours.
+            await _write(writer, {"ok": False, "error": f"{type(error).__name__}: {error}"})
         else:
             await _write(writer, {"ok": True, **answer})
 

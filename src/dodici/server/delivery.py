@@ -19,6 +19,9 @@ from ..core.controller import DispatchController
 from ..core.headers import EMPTY, Headers
 from .failures import ClientGoneError, RequestTooLargeError
 
+ON_GONE: Final = "dodici.on_gone"
+"""Of an ASGI scope: what the server calls, with nothing, when the client has gone. It knows so even while nobody
+receives, because an app does not read the rest of a request."""
 HIGH_WATER: Final = 64 * 1024
 """Bytes of a response that may wait for the client."""
 
@@ -172,6 +175,10 @@ class Delivery:
             if self.controller is not None:
                 self.controller.resume()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def leave(self) -> None:
+        """The client has gone."""
+        self.abort(ClientGoneError("the client closed its connection"))
 
     def abort(self, reason: BaseException) -> None:
         """Nobody wants the rest."""

@@ -26,6 +26,12 @@ class RequestTooLargeError(DodiciError):
     code = "DODICI_ERR_REQUEST_TOO_LARGE"
 
 
+class RequestLateError(DodiciError):
+    """The request's body did not arrive in time."""
+
+    code = "DODICI_ERR_REQUEST_LATE"
+
+
 def explain(error: DodiciError) -> tuple[int, str]:
     """The status and the text that a client gets of an error."""
     if isinstance(error, RequestTooLargeError):

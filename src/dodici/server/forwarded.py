@@ -99,6 +99,8 @@ class Forwarding:
         for pair in scope["headers"]:
             name = pair[0]
             if name not in _SPECIAL:
+                if not trusted and name.startswith(b"x-forwarded-"):
+                    continue
                 if name == b"content-length":
                     length = int(pair[1])
                 pairs.append(pair)

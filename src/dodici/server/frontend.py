@@ -1,15 +1,26 @@
 """The HTTP server that runs the gateway: uvicorn, in this process and on this loop.
 
-uvicorn parses with httptools (llhttp), which is strict, and leaves three things to whoever runs it. `Connection`
-adds them: a limit for a request's head and for the time that it may take to arrive, and one for the number of
-connections. Signals are the application's, and uvicorn's own handlers are not installed.
+uvicorn parses with httptools (llhttp), which is strict, and leaves some things to whoever runs it. `Connection` adds
+limits: for a request's head and for the time that it may take to arrive, and for the number of connections. It also
+settles what uvicorn does otherwise than RFC 9112:
+
+    trailers                        are dropped (uvicorn: among the fields of the head, past what checked those)
+    http://host/path as target      its host counts, not the Host field's (3.2.2)
+    HTTP/1.0                        is sent no chunks: the end of the connection ends the body (6.1)
+    what is no HTTP, behind a       closes the connection; a 400 would be taken for the answer to that request
+    request that is being answered
+    a client that leaves            ends all that it asked for, also what was pipelined before its last request
+
+Signals are the application's, and uvicorn's own handlers are not installed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -18,6 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .address import Address
 from .config import GatewayConfig
+from .delivery import ON_GONE
 
 _TOO_MANY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
@@ -35,6 +47,9 @@ _LOOK_SECONDS: Final = 1.0
 _GATHERED: Final = 64 * 1024
 _LINGER_SECONDS: Final = 2.0
 _LINGER_BYTES: Final = 1024 * 1024
+_NO_LENGTH: Final = 1 << 62
+_RESET: Final = struct.pack("ii", 1, 0)
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)").match
 
 
 class Limits:
@@ -109,6 +124,7 @@ class Connection(HttpToolsProtocol):
         self._head = 0  # bytes of a head that is not whole yet; -1 when there is none
         self._fields = 0
         self._lingering = 0
+        self._before: list[Any] = []  # requests whose answer the last one's waits for
         limits = self.limits
         if limits.max_connections and len(self.connections) > limits.max_connections:
             self.refuse(_TOO_MANY)
@@ -118,6 +134,12 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.limits.waiting.pop(self, None)
         super().connection_lost(exc)
+        for cycle in (*self._before, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+                if (on_gone := cycle.scope.get(ON_GONE)) is not None:
+                    on_gone()
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:
@@ -131,7 +153,12 @@ class Connection(HttpToolsProtocol):
             if self._head - len(data) > self.limits.header_size:
                 self.refuse(_TOO_LARGE)
                 return
+        idle = self.timeout_keep_alive_task
         super().data_received(data)
+        if idle is not None and self._head < 0 and self.cycle.response_complete and self.parser is not None:
+            # Empty lines, or the rest of a body that nobody wants: the connection is as idle as before.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_at(idle.when(), self.timeout_keep_alive_handler)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -146,12 +173,28 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + 4)
-        super().on_header(name, value)
+        if self._head >= 0:  # or it is a trailer
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._head = -1
         self.limits.waiting.pop(self, None)
+        if not self.url.startswith(b"/") and (absolute := _ABSOLUTE(self.url)):
+            self._use_target(absolute)
+        before = self.cycle
+        if before is not None and not before.response_complete:
+            self._before = [*(each for each in self._before if not each.response_complete), before]
         super().on_headers_complete()
+
+    def _use_target(self, absolute: re.Match[bytes]) -> None:
+        rest = self.url[absolute.end() :]
+        self.url = rest if rest.startswith(b"/") else b"/" + rest
+        self.headers[:] = [(name, absolute[1] if name == b"host" else value) for name, value in self.headers]
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            app = CloseDelimited(app, cycle, self.transport)
+        super()._start_asgi_task(cycle, app)
 
     def _count(self, size: int) -> None:
         self._fields += size
@@ -160,7 +203,16 @@ class Connection(HttpToolsProtocol):
             raise ValueError("the request's head is too large")  # ends the parser's work
 
     def send_400_response(self, msg: str) -> None:
-        if not self._lingering:
+        cycle = self.cycle
+        if self._lingering:
+            return
+        if any(not each.response_complete for each in self._before) or (
+            cycle is not None
+            and not cycle.response_complete
+            and (cycle.response_started or not cycle.more_body)
+        ):
+            self.transport.close()
+        else:
             super().send_400_response(msg)
 
     def refuse(self, answer: bytes) -> None:
@@ -176,6 +228,45 @@ class Connection(HttpToolsProtocol):
         self.transport.write(answer)
         self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+
+class CloseDelimited:
+    """An app, for a client of HTTP/1.0: a body without a length ends with the connection.
+
+    When the app fails in its middle, the connection is reset: a part would look like the whole.
+    """
+
+    def __init__(self, app: Any, cycle: Any, transport: Any) -> None:
+        self._app = app
+        self._cycle = cycle
+        self._transport = transport
+        self._delimited = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        cycle = self._cycle
+
+        async def send_plain(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message["headers"]}
+                if b"content-length" not in names and message["status"] not in {204, 304}:
+                    self._delimited = True
+                    cycle.chunked_encoding = False
+                    cycle.expected_content_length = _NO_LENGTH
+            elif self._delimited and not message.get("more_body"):
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_plain)
+        except BaseException:
+            if self._delimited and not cycle.response_complete:
+                self._reset()
+            raise
+
+    def _reset(self) -> None:
+        with contextlib.suppress(OSError):
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
 
 
 class Frontend:

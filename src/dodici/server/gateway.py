@@ -7,6 +7,7 @@ with one connection repeat theirs, is prepared once: `_prepared` remembers the o
 What the client gets of a failure:
 
     no route                                                    404
+    a small body that does not arrive within `request_timeout`  408
     a body larger than allowed                                  413
     fields or a path that HTTP does not allow                   400
     nobody takes requests at the moment (NoTargetError ...)     503, with Retry-After
@@ -33,8 +34,8 @@ from ..core.errors import DodiciError, InvalidArgumentError, NotSupportedError
 from ..core.headers import Headers
 from ..core.options import DispatchOptions
 from .bridge import Bridge
-from .delivery import Delivery, Upload
-from .failures import ClientGoneError, RequestTooLargeError, explain
+from .delivery import ON_GONE, Delivery, Upload
+from .failures import ClientGoneError, RequestLateError, RequestTooLargeError, explain
 from .forwarded import Forwarding, Pairs, response_fields
 from .routing import Route, Router
 from .tally import Tally
@@ -44,6 +45,7 @@ WHOLE: Final = 32 * 1024
 _PREPARED: Final = 256
 _LOOK_SECONDS: Final = 0.25
 _RETRY_AFTER: Final = [(b"retry-after", b"1")]
+_CLOSE: Final = [(b"connection", b"close")]
 _CLIENT_GONE: Final = 499
 
 Send = Callable[[Any], Any]
@@ -139,6 +141,10 @@ class Gateway:
                     status = 413
                     sent = await self._answer(scope, send, 413, error.message)
                     return
+                except RequestLateError as error:
+                    status = 408
+                    sent = await self._answer(scope, send, 408, error.message, _CLOSE)
+                    return
                 except (InvalidArgumentError, NotSupportedError) as error:
                     status = 400
                     sent = await self._answer(scope, send, 400, error.message)
@@ -185,7 +191,7 @@ class Gateway:
                 raise RequestTooLargeError(f"the body has more than {route.request_size} bytes")
             upload = Upload(receive, route.request_size)
             if 0 < length <= WHOLE and not any(name == b"expect" for name, _ in scope["headers"]):
-                body = await upload.whole()
+                body = await self._whole(upload, route)
             else:
                 body = upload
         options = DispatchOptions(
@@ -203,6 +209,14 @@ class Gateway:
             self._prepared[key] = (route, options)
         return options, upload
 
+    @staticmethod
+    async def _whole(upload: Upload, route: Route) -> bytes:
+        try:
+            async with asyncio.timeout(route.request_timeout or None):
+                return await upload.whole()
+        except TimeoutError:
+            raise RequestLateError("the request's body came late") from None
+
     async def _exchange(
         self,
         scope: dict[str, Any],
@@ -217,6 +231,7 @@ class Gateway:
         if "http.response.early_hint" in extensions:
             delivery.hints = []
         entry = (delivery, receive)
+        scope[ON_GONE] = delivery.leave
         self._running.add(entry)
         if not self._looking:
             self._look_later()
@@ -239,11 +254,12 @@ class Gateway:
             # What an ASGI server's send() raises once the client has gone.
             raise error if isinstance(error, DodiciError) else ClientGoneError(str(error)) from None
         finally:
+            del scope[ON_GONE]
             self._running.discard(entry)
             if delivery.watcher is not None:
                 delivery.watcher.cancel()
             if not delivery.ended:
-                delivery.abort(ClientGoneError("the client closed its connection"))
+                delivery.leave()
 
     async def _send_response(self, send: Send, delivery: Delivery, can_trail: bool) -> int:
         headers = delivery.headers
@@ -355,7 +371,7 @@ async def _watch(delivery: Delivery, receive: Any) -> None:
     while not delivery.ended:
         message = await receive()
         if message["type"] == "http.disconnect":
-            delivery.abort(ClientGoneError("the client closed its connection"))
+            delivery.leave()
             return
 
 

@@ -31,7 +31,8 @@ def key_lines(text: str) -> dict[Path, int]:
     for line, start in _logical_lines(text):
         if header := _TABLE(text, start):
             table = _path(header[1])
-            found.setdefault(table, line)
+            for length in range(1, len(table) + 1):
+                found.setdefault(table[:length], line)
         elif key := _KEY(text, start):
             path = table + _path(key[1])
             for length in range(len(table) + 1, len(path) + 1):

@@ -7,15 +7,20 @@ and is told how many were left out when it reads too slowly.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import logging
 import re
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from typing import Final, TextIO
+from typing import Final, Protocol
 from zlib import crc32
+
+from .background import BackgroundWriter
 
 KEPT: Final = 2000
 """Lines that are remembered."""
@@ -41,6 +46,13 @@ class Line:
     text: str
 
 
+class LineFile(Protocol):
+    """What of a text file is used here."""
+
+    def write(self, line: str, /) -> object: ...
+    def flush(self) -> object: ...
+
+
 class Output:
     """Takes lines, writes them to a file, keeps the last ones.
 
@@ -49,7 +61,7 @@ class Output:
         colour: whether prefixes have colours, one for each service.
     """
 
-    def __init__(self, file: TextIO | None = None, *, colour: bool = False) -> None:
+    def __init__(self, file: LineFile | None = None, *, colour: bool = False) -> None:
         self._file = file
         self._colour = colour
         self._width = 8
@@ -61,7 +73,24 @@ class Output:
     @classmethod
     def for_terminal(cls) -> Output:
         """Writes to standard output, with colours where that is a terminal."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         return cls(sys.stdout, colour=sys.stdout.isatty())
+
+    @classmethod
+    def in_background(cls) -> Output:
+        """The same, for who may not wait until it can be written. To be closed."""
+        try:
+            writer = BackgroundWriter(sys.stdout.fileno(), sys.stdout.encoding)
+        except (OSError, ValueError):
+            return cls.for_terminal()  # it is no file
+        sys.stdout.flush()
+        return cls(writer, colour=sys.stdout.isatty())
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Return when all is written, or after `timeout` seconds."""
+        if isinstance(self._file, BackgroundWriter):
+            self._file.close(timeout)
 
     def align(self, services: Iterable[str]) -> None:
         """Make the prefixes as wide as these names."""
@@ -125,16 +154,24 @@ class Output:
 class LogToOutput(logging.Handler):
     """What the mesh logs in this process: the apps of threads and loops, and what goes wrong with links.
 
-    That a worker ended is left out: the supervisor says so, and what it does about it.
+    That a worker ended is left out: the supervisor says so, and what it does about it. Made on the loop that the
+    output belongs to; records may come from any thread.
     """
 
     def __init__(self, output: Output) -> None:
         super().__init__(logging.WARNING)
         self._output = output
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.msg != "%s (pid %d) %s":
+        if record.msg == "%s (pid %d) %s":
+            return
+        if threading.get_ident() == self._thread:
             self._output.say(self.format(record))
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._output.say, self.format(record))
 
 
 class _Follower:

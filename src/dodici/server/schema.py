@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -140,6 +141,15 @@ def read_table(kind: type[_T], table: Any, path: KeyPath, problems: Problems, **
 
 # ------------------------------------------------------------------------------------ kinds of values
 
+_MOST: Final = 2**31 - 1
+"""Of anything that is counted, and of seconds: what every system and every timer takes."""
+_MOST_BYTES: Final = 2**62
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
 
 def toml_type(value: object) -> str:
     """What TOML calls the type of a value."""
@@ -153,6 +163,8 @@ def string(value: Any) -> str:
         raise InvalidArgumentError(f"must be a string, not {toml_type(value)}")
     if not value:
         raise InvalidArgumentError("must not be empty")
+    if "\0" in value:
+        raise InvalidArgumentError("has a NUL in it")
     return value
 
 
@@ -167,8 +179,11 @@ def count(minimum: int) -> Reader:
     """A whole number of `minimum` or more."""
 
     def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise InvalidArgumentError(f"must be a whole number, {minimum} or more, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _MOST:
+            most = f", {_MOST} at most" if isinstance(value, int) and value > _MOST else ""
+            raise InvalidArgumentError(
+                f"must be a whole number, {minimum} or more{most}, not {_shown(value)}"
+            )
         return value
 
     return read
@@ -176,8 +191,8 @@ def count(minimum: int) -> Reader:
 
 def seconds(value: Any) -> float:
     """A number of seconds, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise InvalidArgumentError(f"must be a number of seconds, 0 or more, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
+        raise InvalidArgumentError(f"must be a number of seconds, 0 or more, not {_shown(value)}")
     return float(value)
 
 
@@ -190,12 +205,14 @@ def positive_seconds(value: Any) -> float:
 
 def size(value: Any) -> int:
     """A number of bytes, or a string such as ``"512MiB"``."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    found = _SIZE(value) if isinstance(value, str) else None
-    if found is None:
-        raise InvalidArgumentError(f"must be a number of bytes or a size such as '512MiB', not {value!r}")
-    return int(float(found[1]) * _UNITS[found[2]])
+    given = value
+    if isinstance(value, str) and (found := _SIZE(value)) is not None:
+        given = int(Decimal(found[1]) * _UNITS[found[2]])
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= _MOST_BYTES:
+        raise InvalidArgumentError(
+            f"must be a number of bytes or a size such as '512MiB', not {_shown(value)}"
+        )
+    return given
 
 
 def one_of(*choices: str) -> Reader:
@@ -248,4 +265,8 @@ def address(value: Any) -> Address:
 
 def folder(value: Any) -> Path:
     """The path of a folder; whether it is there is looked at when the whole file is read."""
-    return Path(string(value)).expanduser()
+    text = string(value)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InvalidArgumentError(f"there is no user whose home folder {text!r} could start with") from None

@@ -68,6 +68,8 @@ class Slot:
         self.lock = asyncio.Lock()
         self.state = "starting"
         """``"starting"``, ``"running"``, ``"replacing"``, ``"waiting"`` for its next start, or ``"stopped"``."""
+        self.error: str | None = None
+        """Why its last start failed."""
         self.settled = asyncio.Event()
         """Its first start has succeeded or failed."""
         self.retry = asyncio.Event()
@@ -96,8 +98,6 @@ class ServiceSupervisor:
         self.restarts = Restarts(service.crash_limit, service.crash_window)
         self.started_once = False
         """A worker of it has been ready."""
-        self.error: str | None = None
-        """Why its last start failed."""
         self._mesh = mesh
         self._make = make
         self._output = output
@@ -105,11 +105,17 @@ class ServiceSupervisor:
         self._changing = asyncio.Lock()
         self._checking: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[Any]] = set()
+        self._ending: set[WorkerLike] = set()
 
     @property
     def name(self) -> str:
         """The service's."""
         return self.service.name
+
+    @property
+    def error(self) -> str | None:
+        """Why the last start of a worker failed that does not run."""
+        return next((slot.error for slot in self.slots if slot.error is not None), None)
 
     @property
     def state(self) -> str:
@@ -139,10 +145,13 @@ class ServiceSupervisor:
         while len(self.slots) < workers:
             slot = Slot(len(self.slots))
             self.slots.append(slot)
-            slot.keeper = asyncio.create_task(self._keep(slot))
+            self._begin(slot)
         gone = self.slots[workers:]
         del self.slots[workers:]
         return gone
+
+    def _begin(self, slot: Slot) -> None:
+        slot.keeper = asyncio.create_task(self._keep(slot))
 
     async def _keep(self, slot: Slot) -> None:
         while True:
@@ -165,19 +174,19 @@ class ServiceSupervisor:
                     continue  # it was replaced
                 slot.worker = None
                 slot.stats = None
-            delay = self._crashed(worker, code)
+            delay = self._crashed(slot, worker, code)
             slot.restarts += 1
             slot.state = "waiting"
             await self._pause_before_start(slot, delay)
 
     async def _pause_before_start(self, slot: Slot, delay: float) -> None:
-        slot.retry.clear()
         if delay:
             try:
                 async with asyncio.timeout(delay):
                     await slot.retry.wait()
             except TimeoutError:
                 pass
+        slot.retry.clear()
         slot.state = "starting"
 
     async def _start(self, slot: Slot) -> WorkerLike | None:
@@ -186,7 +195,7 @@ class ServiceSupervisor:
         try:
             worker = await self._route(service)
         except Exception as error:  # whatever it is: a keeper that ends would leave its slot empty for ever
-            self.error = " ".join(str(error).split("\n", 1)[0].split())
+            slot.error = " ".join(str(error).split("\n", 1)[0].split()) or type(error).__name__
             self._output.say(f"{self.name}: worker did not start: {error}", service=self.name)
             return None
         self._put(slot, worker, service)
@@ -203,6 +212,7 @@ class ServiceSupervisor:
             worker.kill()
             routing.cancel()
             self._leaving.add(routing)
+            routing.add_done_callback(self._left)
             raise
         except MeshTimeoutError as error:
             # It is routed; somebody is slow to learn of it.
@@ -218,7 +228,7 @@ class ServiceSupervisor:
         if service.max_requests and service.max_requests_jitter:
             # Workers that began together shall not be replaced together.
             slot.request_limit += random.randint(0, service.max_requests_jitter)  # noqa: S311
-        self.error = None
+        slot.error = None
         self.started_once = True
         what = f"at {service.app}" if service.is_address else f"ready ({service.app})"
         self._output.say(f"worker {worker.pid or worker.id} {what}", service=self.name)
@@ -243,13 +253,13 @@ class ServiceSupervisor:
             self._say_failed(delay, "its workers do not start")
         return delay
 
-    def _crashed(self, worker: WorkerLike, code: int | None) -> float:
+    def _crashed(self, slot: Slot, worker: WorkerLike, code: int | None) -> float:
         was = self.restarts.failed
         delay = self.restarts.crashed(time.monotonic())
         self._output.say(f"worker {worker.pid or worker.id} {how_it_ended(code)}", service=self.name)
         if self.restarts.failed and not was:
             tail = self._output.last(self.name, _TAIL, pid=worker.pid) if worker.pid else []
-            self.error = how_it_ended(code)
+            slot.error = how_it_ended(code)
             self._say_failed(delay, "its workers crash")
             if tail:
                 self._output.say("the last that it printed:", service=self.name)
@@ -277,25 +287,40 @@ class ServiceSupervisor:
             if service is not None:
                 self.service = service
             self.restarts = Restarts(self.service.crash_limit, self.service.crash_window)
-            gone = self._scale(self.service.workers)
-            for slot in list(self.slots):
-                if slot.worker is None:
-                    slot.settled.clear()
-                    slot.retry.set()
-                    continue
-                error = await self._replace(slot)
+            known = self.slots[: self.service.workers]
+            self._scale(max(self.service.workers, len(self.slots)))
+            for slot in known:
+                error = await self._renew(slot)
                 if error is not None:
                     self.service = before
                     self._output.say(
                         f"reload given up, the workers before run on: {error}", service=self.name
                     )
-                    for each in gone:
-                        self._leave_later(each)
-                    return error
-            for slot in gone:
+                    break
+            else:
+                error = None
+            for slot in self._scale(self.service.workers):
                 self._leave_later(slot)
+            if error is not None:
+                return error
             await self._settled()
             return self.error
+
+    async def _renew(self, slot: Slot) -> str | None:
+        """A worker of the present configuration for a slot. Returns why that failed, or None."""
+        if slot.worker is not None:
+            error = await self._replace(slot)
+            if slot.keeper is not None and slot.keeper.done():
+                self._begin(slot)  # it was a service at an address, which has nothing to keep
+            return error
+        slot.settled.clear()
+        slot.retry.set()
+        if slot.lock.locked() and slot.keeper is not None:
+            # What starts there may be of the code or the configuration before.
+            slot.keeper.cancel()
+            await asyncio.gather(slot.keeper, return_exceptions=True)
+            self._begin(slot)
+        return None
 
     async def _replace(self, slot: Slot) -> str | None:
         """Start a worker in the place of one that runs. Returns why that failed, or None."""
@@ -317,6 +342,7 @@ class ServiceSupervisor:
 
     async def _end(self, worker: WorkerLike, service: ServiceConfig) -> None:
         """Take a worker out of the mesh, let it finish, end it."""
+        self._ending.add(worker)
         try:
             await worker.stop(service.drain_timeout)
         except (DodiciError, OSError) as error:
@@ -324,11 +350,17 @@ class ServiceSupervisor:
                 f"worker {worker.pid or worker.id} did not leave well: {error}", service=self.name
             )
             worker.kill()
+        self._ending.discard(worker)  # not if this was cancelled: it is there to be killed
 
     def _leave_later(self, slot: Slot) -> None:
         task = asyncio.create_task(self._remove(slot))
         self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[Any]) -> None:
+        self._leaving.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever has started it is not interested any more
 
     async def _remove(self, slot: Slot) -> None:
         async with slot.lock:
@@ -435,6 +467,8 @@ class ServiceSupervisor:
         for slot in self.slots:
             if slot.worker is not None:
                 slot.worker.kill()
+        for worker in self._ending:
+            worker.kill()
 
 
 def how_it_ended(code: int | None) -> str:
