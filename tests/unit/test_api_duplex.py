@@ -20,6 +20,7 @@ from dodici.core.errors import (
 )
 
 URL = "http://h/echo"
+pytestmark = pytest.mark.usefixtures("frozen_heap")
 
 
 class Server:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-_NAMES = ("connections", "plan", "report", "driver", "page", "harness")
+_PARTS = ("mesh_plan", "mesh_page", "collective_plan", "collective_page")
+_NAMES = ("connections", "plan", "report", "driver", *_PARTS, "page", "harness")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ _NAMES = (
     "mesh_driver",
     "report",
     "mesh_page",
+    "collective_plan",
+    "collective_page",
     "page",
     "run",
     "harness",
@@ -111,14 +113,15 @@ class TestWhoTakesPart:
         [
             ("mesh", "mesh-c1", "mesh-accepting"),
             ("tls,mesh-1m", "tls", "mesh-1m"),
-            ("", "h1-p1", "mesh-accepting"),
+            ("", "h1-p1", "collective-slow"),
         ],
     )
     def test_the_mesh_is_chosen_by_its_name(self, bench, asked, first, last):
         options = argparse.Namespace(only="", scenario=asked, idle=10)
         who, what = bench.run.chosen(options)
         assert (what[0].name, what[-1].name) == (first, last)
-        assert who == [*bench.plan.CONTENDERS, *bench.mesh_plan.MESH_CONTENDERS]
+        others = bench.collective_plan.COLLECTIVE_CONTENDERS
+        assert who == [*bench.plan.CONTENDERS, *bench.mesh_plan.MESH_CONTENDERS, *others]
 
     def test_a_family_is_of_one_part(self, bench):
         who, _ = bench.run.chosen(argparse.Namespace(only="undici", scenario="", idle=10))
