@@ -8,6 +8,7 @@ contender the median one is shown, as a whole, with the extremes beside it.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from connections import Seen
 from plan import BESIDE, MEBIBYTE, Contender, Scenario
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 Run = dict[str, Any]
@@ -118,6 +119,8 @@ class Board:
         """One scenario as rows of words; the first row is the head."""
         scenario = self.scenarios[name]
         head, cells = _TABLES[scenario.table]
+        if scenario.part == "collective":
+            return self._against_grpc(name, head, cells)
         limited = (scenario.http == 2 or scenario.part == "mesh") and self.best(name, "limit") > 0
         last = [f"vs {scenario.limit}"] if limited else []
         lines = [["client", *head, "vs undici", "vs other Python", *last]]
@@ -127,6 +130,23 @@ class Board:
                 lines.append([row.contender.name, *cells(row), *ratios])
             else:
                 lines.append([row.contender.name, row.note, *[""] * (len(lines[0]) - 2)])
+        return lines
+
+    def _against_grpc(
+        self, name: str, head: list[str], cells: Callable[[Outcome], list[str]]
+    ) -> list[list[str]]:
+        limit = next((row for row in self.rows[name] if row.runs and row.contender.group == "limit"), None)
+        last = [] if limit is None else [f"vs {limit.contender.name}", "p99 added ms"]
+        lines = [["client", *head, *last]]
+        for row in self.rows[name]:
+            if not row.runs:
+                lines.append([row.contender.name, row.note, *[""] * (len(lines[0]) - 2)])
+                continue
+            compared = []
+            if limit is not None:
+                added = (row.median["p99_us"] - limit.median["p99_us"]) / 1e3
+                compared = [self.against_limit(row), "" if row is limit else f"{added:+.2f}"]
+            lines.append([row.contender.name, *cells(row), *compared])
         return lines
 
     def as_json(self, facts: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
@@ -298,6 +318,36 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 def write_json(path: Path, board: Board, facts: dict[str, str], settings: dict[str, Any]) -> None:
     """Write results.json."""
     path.write_text(json.dumps(board.as_json(facts, settings), indent=1) + "\n")
+
+
+def completed(
+    board: Board, recorded: Path, every: Sequence[Scenario], contenders: dict[str, Contender]
+) -> Board:
+    """The board with what it lacks taken from a results.json, in the order of `every`."""
+    known = json.loads(recorded.read_text())["scenarios"] if recorded.exists() else {}
+    whole = Board()
+    for scenario in every:
+        if scenario.name in board.rows:
+            whole.add(scenario, board.rows[scenario.name])
+        elif scenario.name in known:
+            whole.add(
+                scenario,
+                [
+                    Outcome(
+                        contenders[name],
+                        scenario,
+                        kept.get("runs", []),
+                        kept.get("note", ""),
+                        Seen(
+                            Counter({"recorded": kept.get("connections_seen", 0)}),
+                            Counter(kept.get("ciphers_seen", ())),
+                        ),
+                    )
+                    for name, kept in known[scenario.name]["clients"].items()
+                    if name in contenders
+                ],
+            )
+    return whole
 
 
 def replace_block(readme: Path, block: str) -> bool:

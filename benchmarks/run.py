@@ -24,6 +24,7 @@ from typing import Any
 import machine
 import page
 import report
+from collective_plan import COLLECTIVE_CONTENDERS, collective_scenarios
 from connections import Watch
 from driver import Driver, DriverError
 from mesh_driver import MeshDriver
@@ -44,10 +45,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="rounds; the median is shown")
     parser.add_argument("--only", default="", help="clients: dodici,undici-request,aiohttp")
     parser.add_argument(
-        "--scenario", default="", help="scenarios by name: h1-p1,tls; mesh for all of the mesh"
+        "--scenario", default="", help="scenarios by name: h1-p1,tls; mesh or collective for all of these"
     )
     parser.add_argument("--idle", type=int, default=10_000, help="number of idle connections")
     parser.add_argument("--quick", action="store_true", help="one short round, prints only")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="write a partial run, too: scenarios that were not measured keep their recorded figures",
+    )
     parser.add_argument("--output", type=Path, help="write the page and the JSON to this folder")
     parser.add_argument("--list", action="store_true", help="name the scenarios and clients")
     options = parser.parse_args()
@@ -92,7 +98,7 @@ def install_undici() -> None:
 
 
 class Session:
-    """One run: what was asked for, and where things are. The mesh needs no `server`."""
+    """One run: what was asked for, and where things are. Only HTTP needs the `server`."""
 
     def __init__(
         self, options: argparse.Namespace, server: BenchServer | None, pair: tuple[int, int]
@@ -124,7 +130,7 @@ class Session:
 
     def origin(self, scenario: Scenario) -> str:
         """Where the server offers what `scenario` is about."""
-        if scenario.part == "mesh":
+        if scenario.part != "http":
             return ORIGIN
         if scenario.http == 2:
             return self.server.h2 if scenario.tls else self.server.h2c
@@ -150,7 +156,7 @@ class Session:
     def _start(self, outcome: Outcome, origin: str) -> Driver:
         limit = 60 + 10 * (self.options.seconds + self.options.warmup)
         arguments = self.arguments(outcome.scenario, origin)
-        if outcome.scenario.part == "mesh":
+        if outcome.scenario.part != "http":
             return MeshDriver(outcome.contender, arguments, limit)
         return Driver(outcome.contender, arguments, self.core, limit)
 
@@ -197,21 +203,20 @@ def chosen(options: argparse.Namespace) -> tuple[list[Contender], list[Scenario]
     """Who and what the command line asks for."""
     wanted = {word for word in options.only.split(",") if word}
     names = {word for word in options.scenario.split(",") if word}
-    every = (*scenarios(options.idle), *mesh_scenarios())
+    every = (*scenarios(options.idle), *mesh_scenarios(), *collective_scenarios())
     parts = {scenario.part for scenario in every}
     unknown = names - {scenario.name for scenario in every} - parts
     if unknown:
         sys.exit(f"No such scenario: {', '.join(sorted(unknown))}; --list names them.")
-    who = [
-        each for each in (*CONTENDERS, *MESH_CONTENDERS) if not wanted or wanted & {each.name, each.family}
-    ]
+    everybody = (*CONTENDERS, *MESH_CONTENDERS, *COLLECTIVE_CONTENDERS)
+    who = [each for each in everybody if not wanted or wanted & {each.name, each.family}]
     return who, [each for each in every if not names or names & {each.name, each.part}]
 
 
 def write(board: Board, options: argparse.Namespace, facts: dict[str, str]) -> None:
     """Write the results where they belong, or say that they are not written."""
     settings = {key: getattr(options, key) for key in ("seconds", "warmup", "repeat", "idle")}
-    partial = bool(options.quick or options.only or options.scenario)
+    partial = bool(options.quick or options.only or options.scenario) and not options.keep
     text = page.page(board, facts, settings)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -241,6 +246,7 @@ def main() -> None:
     if options.list:
         say("Clients:   " + " ".join(each.name for each in CONTENDERS))
         say("Mesh:      " + " ".join(each.name for each in MESH_CONTENDERS))
+        say("Collective: " + " ".join(each.name for each in COLLECTIVE_CONTENDERS))
         say("Scenarios: " + " ".join(each.name for each in what))
         return
     over_http = any(scenario.part == "http" for scenario in what)
@@ -263,6 +269,10 @@ def main() -> None:
                 say("Interrupted: nothing is written.")
                 return
             say("\n" + report.plain(board.table(scenario.name)) + "\n")
+    if options.keep:
+        everybody = {each.name: each for each in (*CONTENDERS, *MESH_CONTENDERS, *COLLECTIVE_CONTENDERS)}
+        every = (*scenarios(options.idle), *mesh_scenarios(), *collective_scenarios())
+        board = report.completed(board, HERE / "results.json", every, everybody)
     write(board, options, facts)
 
 

@@ -329,3 +329,27 @@ class TestDriver:
         driver = start("import sys; sys.stdin.read()", answer_within=0.1)
         with pytest.raises(bench.driver.DriverError, match="did not finish in 0 s"):
             driver.warm_up()
+
+
+def test_what_is_not_measured_keeps_its_recorded_figures(bench: Any, tmp_path: Path) -> None:
+    client, other = bench.plan.CONTENDERS[:2]
+    first, second = bench.plan.scenarios(10)[:2]
+    run = {"requests": 100, "seconds": 1.0, "cpu_seconds": 0.5, "p50_us": 1.0, "p99_us": 2.0}
+    old = bench.report.Board()
+    old.add(first, [bench.report.Outcome(client, first, [run])])
+    old.add(
+        second,
+        [bench.report.Outcome(client, second, [run]), bench.report.Outcome(other, second, [], "not there")],
+    )
+    bench.report.write_json(tmp_path / "results.json", old, {}, {})
+    new = bench.report.Board()
+    new.add(first, [bench.report.Outcome(client, first, [{**run, "requests": 300}])])
+    whole = bench.report.completed(
+        new,
+        tmp_path / "results.json",
+        bench.plan.scenarios(10),
+        {each.name: each for each in bench.plan.CONTENDERS},
+    )
+    assert list(whole.rows) == [first.name, second.name]
+    assert whole.rows[first.name][0].value == 300
+    assert [(row.value if row.runs else row.note) for row in whole.rows[second.name]] == [100, "not there"]
