@@ -51,6 +51,10 @@ _INLINE_BODY = 64 * 1024
 """Bytes up to which a body leaves with its head, in one write."""
 
 
+_PLAIN_TRANSPORTS = ("asyncio.selector_events", "uvloop.loop")
+"""Where the bytes of the socket are those of HTTP, and the socket is open until `connection_lost` has returned."""
+
+
 class H1Connection(asyncio.Protocol):
     """The protocol of one HTTP/1.1 connection."""
 
@@ -443,10 +447,10 @@ class H1Connection(asyncio.Protocol):
             return True
 
     def _read_left(self) -> None:
-        """Read what asyncio left in the socket when a write failed: the answer to a request that was refused
-        before its end, mostly. uvloop reads it by itself.
+        """Read what the loop left in the socket when a write failed: the answer to a request that was refused
+        before its end, mostly.
         """
-        if type(self.transport).__module__ != "asyncio.selector_events":
+        if type(self.transport).__module__ not in _PLAIN_TRANSPORTS:
             return
         try:
             with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as left:
