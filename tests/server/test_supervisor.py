@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.server.server_kit import service
+from tests.server.supervisor_kit import Stats
 
 from dodici.core.errors import InvalidArgumentError, MeshTimeoutError, WorkerStartError
 from dodici.server.restarts import FIRST_DELAY, LONGEST_DELAY, SLOW_RETRY, Restarts

@@ -106,6 +106,8 @@ async def _up(receive: Any, socket: Any) -> None:
         message = await receive()
         if message["type"] != "websocket.receive":
             code = message.get("code", _NO_STATUS)
+            if code == _NO_STATUS and "reason" not in message:
+                code = _ABNORMAL  # uvicorn's word for a connection that was lost
             code = {_NO_STATUS: _NORMAL, _ABNORMAL: _GOING_AWAY}.get(code, code)
             await socket.close(code, message.get("reason") or "")
             return
