@@ -1,0 +1,355 @@
+"""Sending a call on to another collector: the attempts, and what each of them may do.
+
+    never sent       to another peer, at once, at any collector on the way; each peer gets one chance
+    sent, and lost   again only if the method is declared idempotent, within policy and budget, and only by the
+                     collector at which the call came in: three hops of three tries each are not 27
+    answered         the answer is passed on as it is, whatever it says
+
+"Never sent" is what the transport knows (no connection), and what a collector says that has refused a call without
+beginning it (no room): that is told back over any number of hops.
+
+A peer that did not answer within `per_try_timeout` counts as one that could not be reached. What remains of the
+deadline goes along, less 5 ms, so that this collector can still say that it has passed.
+
+A stream is repeated only before its first answer, and only while all of its input is still here: `Input` keeps it up to
+a limit, and reads its source in a task of its own, so that an attempt that ends takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core.grpc_status import GrpcStatus
+from .balance import Attempts, Outcome, Ticket, outcome_of, parse_pushback
+from .contracts import Call, Executor
+from .errors import CollectiveError, call_error
+from .names import CallKind
+
+if TYPE_CHECKING:
+    from .peer import Peer
+    from .router import CollectiveRouter
+
+ANSWERING: Final = 0.005
+"""Seconds of a deadline that a collector keeps for answering."""
+_KEPT: Final = 64 * 1024
+"""Bytes of a stream's input that are kept for another attempt."""
+_PUSHBACK: Final = "grpc-retry-pushback-ms"
+
+
+class Chosen:
+    """Who runs a call: a peer, or this collector if `peer` is None."""
+
+    __slots__ = ("candidate", "peer")
+
+    def __init__(self, peer: Peer | None, candidate: Any) -> None:
+        self.peer = peer
+        self.candidate = candidate
+
+
+class Forward:
+    """An `Executor` that sends a call on, or runs it here if that is where it turns out to belong."""
+
+    def __init__(self, router: CollectiveRouter, local: Executor, first: Chosen) -> None:
+        self._router = router
+        self._local = local
+        self._first: Chosen | None = first
+        self._attempts: Attempts | None = None
+        self._refused: set[str] = set()
+        self._failed: set[str] = set()
+        self._error: CollectiveError | None = None
+
+    async def unary(self, call: Call, payload: bytes) -> bytes:
+        """See `Executor.unary`."""
+        router = self._router
+        router.entered(call)
+        try:
+            while True:
+                chosen = self._choose(call)
+                if chosen.peer is None:
+                    return await self._here(call, chosen, payload)
+                timeout, per_try = self._timeout(call)
+                ticket = router.picker.started(chosen.candidate)
+                started = time.monotonic()
+                outcome = Outcome.CANCELLED
+                try:
+                    answer = await chosen.peer.unary(call, payload, timeout)
+                    outcome = Outcome.SUCCESS
+                    return answer
+                except CollectiveError as error:
+                    failure = _per_try(error, call, chosen.peer, per_try)
+                    outcome = outcome_of(failure.grpc_status)
+                finally:
+                    router.picker.finished(ticket, outcome, time.monotonic() - started)
+                await self._again(call, chosen.peer, failure)
+        finally:
+            router.left(call)
+
+    async def stream(self, call: Call, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """See `Executor.stream`."""
+        if call.kind is CallKind.UNARY_UNARY:
+            first = await anext(payloads, None)
+            if first is None:
+                raise call_error(GrpcStatus.INVALID_ARGUMENT, f"{call.key} takes one message, and none came")
+            yield await self.unary(call, first)
+            return
+        router = self._router
+        router.entered(call)
+        given = Input(payloads)
+        try:
+            while True:
+                chosen = self._choose(call)
+                ticket = router.picker.started(chosen.candidate) if chosen.candidate is not None else None
+                attempt = _Attempt(ticket, time.monotonic())
+                answers: Any = None
+                per_try = False
+                try:
+                    answers, per_try = self._answers(call, chosen, given)
+                    async for answer in answers:
+                        if not attempt.answered:
+                            attempt.answered = True
+                            given.forget()
+                            if ticket is not None:
+                                router.picker.answered(ticket, time.monotonic() - attempt.started)
+                        yield answer
+                    attempt.outcome = Outcome.SUCCESS
+                    return
+                except CollectiveError as error:
+                    if given.error is not None:
+                        # Its transport ends a call whose input fails, in words of its own.
+                        raise given.error from None
+                    failure = error
+                    if chosen.peer is not None:
+                        failure = _per_try(error, call, chosen.peer, per_try)
+                    attempt.outcome = outcome_of(failure.grpc_status)
+                finally:
+                    if answers is not None:
+                        await answers.aclose()
+                    if ticket is not None:
+                        router.picker.finished(ticket, attempt.outcome, time.monotonic() - attempt.started)
+                if chosen.peer is None or attempt.answered or not given.whole:
+                    raise failure
+                await self._again(call, chosen.peer, failure)
+        finally:
+            await given.close()
+            router.left(call)
+
+    def _answers(self, call: Call, chosen: Chosen, given: Input) -> tuple[Any, bool]:
+        if chosen.peer is None:
+            return self._local.stream(call, given.from_start()), False
+        timeout, per_try = self._timeout(call)
+        return chosen.peer.stream(call, given.from_start(), timeout), per_try
+
+    async def _here(self, call: Call, chosen: Chosen, payload: bytes) -> bytes:
+        """Run it here, where this collector is one among those to choose from."""
+        picker = self._router.picker
+        ticket = None if chosen.candidate is None else picker.started(chosen.candidate)
+        started = time.monotonic()
+        outcome = Outcome.CANCELLED
+        try:
+            answer = await self._local.unary(call, payload)
+            outcome = Outcome.SUCCESS
+            return answer
+        except CollectiveError as error:
+            outcome = outcome_of(error.grpc_status)
+            raise
+        finally:
+            if ticket is not None:
+                picker.finished(ticket, outcome, time.monotonic() - started)
+
+    def _choose(self, call: Call) -> Chosen:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        router = self._router
+        try:
+            if self._failed:
+                try:
+                    return router.choose(call, self._refused | self._failed)
+                except CollectiveError:
+                    # Nobody else: whoever failed may have another try.
+                    pass
+            return router.choose(call, self._refused)
+        except CollectiveError as none_left:
+            if self._error is not None:
+                raise self._error from none_left
+            raise
+
+    def _timeout(self, call: Call) -> tuple[float | None, bool]:
+        """Seconds for an attempt, and whether it is `per_try_timeout` that says so."""
+        per_try = self._router.retry.per_try_timeout if self._is_entry(call) else None
+        if call.deadline is None:
+            return per_try, per_try is not None
+        remaining = call.deadline - time.monotonic() - ANSWERING
+        if remaining <= 0:
+            raise call_error(
+                GrpcStatus.DEADLINE_EXCEEDED,
+                f"{call.key} was not sent on before its deadline",
+                request_not_processed=True,
+            )
+        if per_try is not None and per_try < remaining:
+            return per_try, True
+        return remaining, False
+
+    @staticmethod
+    def _is_entry(call: Call) -> bool:
+        return call.from_collector is None
+
+    async def _again(self, call: Call, peer: Peer, failure: CollectiveError) -> None:
+        """Return when the next attempt is due.
+
+        Raises:
+            CollectiveError: the failure, if there is none.
+        """
+        router = self._router
+        if self._attempts is None:
+            self._attempts = Attempts(
+                router.retry,
+                router.budget,
+                idempotent=router.idempotent(call.key),
+                entry=self._is_entry(call),
+            )
+        self._error = failure
+        sent = not failure.request_not_processed
+        wait = self._attempts.failed(failure.grpc_status, sent=sent, pushback=_pushback(call))
+        if wait is None or (call.target is not None and not sent):
+            raise failure
+        if call.deadline is not None and time.monotonic() + wait + ANSWERING >= call.deadline:
+            raise failure
+        (self._failed if sent else self._refused).add(peer.id)
+        if not sent and len(self._refused) >= router.most_refusals and peer.source.up:
+            raise failure
+        trailing, handled_by = call.trailing, call.handled_by
+        if wait:
+            await asyncio.sleep(wait)
+        try:
+            self._first = self._choose(call)
+        except CollectiveError:
+            call.trailing, call.handled_by = trailing, handled_by
+            raise
+        call.initial, call.trailing, call.handled_by = (), (), ""
+        call.attempt += 1
+
+
+class _Attempt:
+    __slots__ = ("answered", "outcome", "started", "ticket")
+
+    def __init__(self, ticket: Ticket | None, started: float) -> None:
+        self.ticket = ticket
+        self.started = started
+        self.answered = False
+        self.outcome = Outcome.CANCELLED
+
+
+class Input:
+    """The input of a stream, which attempts read from its start for as long as all of it is kept.
+
+    Its source is read no further than the attempt has taken, and one message.
+    """
+
+    def __init__(self, source: AsyncIterator[bytes]) -> None:
+        self.whole = True
+        """Another attempt can be made: nothing was dropped."""
+        self.error: BaseException | None = None
+        """What the source raised."""
+        self._source = source
+        self._kept: deque[bytes] = deque()
+        self._dropped = 0
+        self._taken = 0
+        self._bytes = 0
+        self._reader = 0
+        self._ended = False
+        self._forgetting = False
+        self._news = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._task = asyncio.create_task(self._pump())
+
+    def from_start(self) -> AsyncIterator[bytes]:
+        """All of it, for an attempt. Ends whatever an earlier attempt reads."""
+        self._reader += 1
+        self._taken = 0
+        self._news.set()
+        return self._read(self._reader)
+
+    def forget(self) -> None:
+        """No other attempt will be made."""
+        self._forgetting = True
+        self.whole = False
+
+    async def close(self) -> None:
+        """Stop reading the source, and close it."""
+        self._reader += 1
+        self._ended = True
+        self._news.set()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _read(self, reader: int) -> AsyncIterator[bytes]:
+        while reader == self._reader:
+            if self._taken - self._dropped < len(self._kept):
+                payload = self._kept[self._taken - self._dropped]
+                self._taken += 1
+                if self._forgetting or self._bytes > _KEPT:
+                    self._drop()
+                self._wanted.set()
+                yield payload
+            elif self._ended:
+                if self.error is not None:
+                    raise self.error
+                return
+            else:
+                self._news.clear()
+                self._wanted.set()
+                await self._news.wait()
+
+    def _drop(self) -> None:
+        while self._dropped < self._taken:
+            self._bytes -= len(self._kept.popleft())
+            self._dropped += 1
+            self.whole = False
+
+    async def _pump(self) -> None:
+        try:
+            async for payload in self._source:
+                self._kept.append(payload)
+                self._bytes += len(payload)
+                self._news.set()
+                while self._taken - self._dropped < len(self._kept):
+                    self._wanted.clear()
+                    await self._wanted.wait()
+        except Exception as error:
+            self.error = error
+        finally:
+            self._ended = True
+            self._news.set()
+            close = getattr(self._source, "aclose", None)
+            if close is not None:
+                await close()
+
+
+def _per_try(error: CollectiveError, call: Call, peer: Peer, per_try: bool) -> CollectiveError:
+    """The error of an attempt: one that only `per_try_timeout` has ended is a peer that did not answer."""
+    if error.grpc_status is GrpcStatus.DEADLINE_EXCEEDED and per_try:
+        return call_error(
+            GrpcStatus.UNAVAILABLE, f"collector {peer.id} did not answer {call.key} in time", peer=peer.id
+        )
+    if error.request_not_processed and error.grpc_status is GrpcStatus.UNAVAILABLE and not call.trailing:
+        named = call_error(
+            GrpcStatus.UNAVAILABLE,
+            f"collector {peer.id} cannot be reached: {error.message}",
+            peer=peer.id,
+            request_not_processed=True,
+        )
+        named.__cause__ = error
+        return named
+    return error
+
+
+def _pushback(call: Call) -> float | None:
+    for name, value in call.trailing:
+        if name == _PUSHBACK:
+            return parse_pushback(value if isinstance(value, str) else "")
+    return None

@@ -1,0 +1,107 @@
+"""grpc.health.v1: whether this collector serves, as a whole, in a namespace, or with one service.
+
+Names are "" for the collector, NAMESPACE, and NAMESPACE/SERVICE. One that was there and is gone answers
+SERVICE_UNKNOWN; one that never was, NOT_FOUND (a watcher gets SERVICE_UNKNOWN, and then what becomes of it).
+
+Source: grpc/doc/health-checking.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from grpc_health.v1 import health_pb2
+
+from ..core.grpc_status import GrpcStatus
+from .data_plane import ServerCall, stream_stream, unary_unary
+from .errors import call_error
+from .names import LocalServices
+
+SERVICE = "grpc.health.v1.Health"
+UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+SERVING: int = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health:
+    """Keeps the status of every name, and tells the watchers."""
+
+    def __init__(self, services: LocalServices) -> None:
+        self._services = services
+        self._statuses: dict[str, int] = {}
+        self._serving = False
+        self._watchers: dict[asyncio.Event, None] = {}
+        services.on_change(self._refresh)
+        self._refresh()
+
+    def set_serving(self, serving: bool) -> None:
+        """Say that the collector serves, or that it drains."""
+        self._serving = serving
+        self._refresh()
+
+    def status(self, name: str) -> int | None:
+        """The status of a name; None if it was never one."""
+        return self._statuses.get(name)
+
+    def _refresh(self) -> None:
+        serving = SERVING if self._serving else NOT_SERVING
+        names = {""}
+        for namespace in self._services.namespaces:
+            names.add(namespace)
+            names.update(f"{namespace}/{service}" for service in self._services.services(namespace))
+        statuses = dict.fromkeys(self._statuses, UNKNOWN) | dict.fromkeys(names, serving)
+        if statuses != self._statuses:
+            self._statuses = statuses
+            for watcher in tuple(self._watchers):
+                watcher.set()
+
+    # -- the service ---------------------------------------------------------------------------------------
+
+    def handlers(self) -> dict[str, Any]:
+        """The handlers of its methods by path."""
+        request = health_pb2.HealthCheckRequest
+        write = health_pb2.HealthCheckResponse.SerializeToString
+        return {
+            f"/{SERVICE}/Check": unary_unary(self._check, request.FromString, write),
+            f"/{SERVICE}/List": unary_unary(
+                self._list,
+                health_pb2.HealthListRequest.FromString,
+                health_pb2.HealthListResponse.SerializeToString,
+            ),
+            f"/{SERVICE}/Watch": stream_stream(self._watch, request.FromString, write),
+        }
+
+    async def _check(self, request: Any, call: ServerCall) -> Any:
+        status = self._statuses.get(request.service)
+        if status is None:
+            await call.fail(call_error(GrpcStatus.NOT_FOUND, f"nothing is known of {request.service!r}"))
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def _list(self, request: Any, call: ServerCall) -> Any:
+        known = {
+            name: health_pb2.HealthCheckResponse(status=status)
+            for name, status in self._statuses.items()
+            if status != UNKNOWN
+        }
+        return health_pb2.HealthListResponse(statuses=known)
+
+    async def _watch(self, requests: AsyncIterator[Any], call: ServerCall) -> None:
+        request = await anext(requests, None)
+        if request is None:
+            await call.fail(call_error(GrpcStatus.INVALID_ARGUMENT, "nothing was asked"))
+            return
+        changed = asyncio.Event()
+        self._watchers[changed] = None
+        told = None
+        try:
+            while True:
+                status = self._statuses.get(request.service, UNKNOWN)
+                if status != told:
+                    told = status
+                    await call.write(health_pb2.HealthCheckResponse(status=status))
+                await changed.wait()
+                changed.clear()
+        finally:
+            del self._watchers[changed]

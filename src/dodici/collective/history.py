@@ -1,0 +1,130 @@
+"""The last calls of a collector, each as one record for each role that the collector had in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, overload
+
+from ..core.grpc_status import GrpcStatus
+from .contracts import Call
+from .results import Status
+from .trace import parse
+
+Role: TypeAlias = Literal["entry", "forward", "serve"]
+
+KEPT: Final = 1000
+"""Records that a collector keeps."""
+_STATUSES: Final = {status: Status(status) for status in GrpcStatus}
+
+
+class DispatchRecord(NamedTuple):
+    """A call that has ended.
+
+    Attributes:
+        role: ``"entry"``: it came into the collective here; ``"forward"``: it was passed on for another collector;
+            ``"serve"``: it was run here. A call that came in here and was run here has two records.
+        namespace: with `service` and `method`, what was called, as the caller spelt it.
+        service: see there.
+        method: see there.
+        source: who sent it here: the id of a collector, or the address of a client; empty for calls of this process.
+        target: the collector that was asked for; empty if any would do.
+        handled_by: the collector that ran it; empty if nobody did.
+        status: how it ended: a number such as 200 that knows its `grpc_status`.
+        started: POSIX time.
+        duration: seconds.
+        path: ids of the collectors that it had passed before this one.
+        trace_id: of its W3C trace; empty if it belongs to none.
+    """
+
+    role: Role
+    namespace: str
+    service: str
+    method: str
+    source: str
+    target: str
+    handled_by: str
+    status: Status
+    started: float
+    duration: float
+    path: tuple[str, ...]
+    trace_id: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same, for JSON."""
+        return {**self._asdict(), "status": int(self.status), "grpc_status": self.status.grpc_status.name}
+
+
+class History(Sequence[DispatchRecord]):
+    """The newest records, the oldest of them first. What is beyond `most` is forgotten.
+
+    Raises:
+        ValueError: `most` is below 0.
+    """
+
+    def __init__(self, most: int = KEPT) -> None:
+        self._records: deque[DispatchRecord] = deque(maxlen=most)
+        self.note = self._records.append
+
+    @property
+    def most(self) -> int:
+        """How many are kept."""
+        return self._records.maxlen or 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> DispatchRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[DispatchRecord, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> DispatchRecord | tuple[DispatchRecord, ...]:
+        if isinstance(index, slice):
+            return tuple(self._records)[index]
+        return self._records[index]
+
+    def __iter__(self) -> Iterator[DispatchRecord]:
+        # A copy: records come in while somebody looks at them.
+        return iter(tuple(self._records))
+
+    def __repr__(self) -> str:
+        return f"<History of {len(self)} calls, {self.most} at most>"
+
+
+def record_of(call: Call, role: Role, status: GrpcStatus, ended: float, seconds: float) -> DispatchRecord:
+    """The record of a call that ended at the POSIX time `ended`, after so many seconds."""
+    key = call.key
+    return DispatchRecord(
+        role,
+        key.namespace,
+        key.service,
+        key.method,
+        call.from_collector or call.peer,
+        call.target or "",
+        call.handled_by,
+        _STATUSES[status],
+        ended - seconds,
+        seconds,
+        call.path,
+        trace_id_of(call),
+    )
+
+
+def trace_id_of(call: Call) -> str:
+    """The id of the trace that a call belongs to; empty if nobody has begun one."""
+    if call.trace is not None:
+        return call.trace.trace_id
+    for name, value in call.metadata:
+        if name == "traceparent":
+            return _trace_id(value)
+    return ""
+
+
+# A call that came in and was run here is asked about twice: half the cost of its two records.
+@lru_cache(64)
+def _trace_id(traceparent: str | bytes) -> str:
+    found = parse(traceparent)
+    return "" if found is None else found.trace_id

@@ -1,0 +1,221 @@
+"""What a collector can serve by itself: methods by (namespace, service, method).
+
+A service matches exactly as it was registered. A service that was added with its descriptor is found under its full
+name ("shop.v1.OrderService") and, if nobody in the namespace had it before, under the short one ("OrderService").
+A name that was registered exactly always wins over a short one.
+
+Namespaces are kept apart from what is registered in them: one that was left keeps its methods, unseen, until it is
+joined again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..core.errors import InvalidArgumentError
+from ..core.grpc_status import GrpcStatus
+from .errors import CollectiveError, call_error
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import ServiceDescriptor
+    from google.protobuf.message import Message
+
+
+_NAME = re.compile(r"[!-.0-~]+").fullmatch
+
+
+class CallKind(StrEnum):
+    """How many messages go in and come out."""
+
+    UNARY_UNARY = "unary_unary"
+    UNARY_STREAM = "unary_stream"
+    STREAM_UNARY = "stream_unary"
+    STREAM_STREAM = "stream_stream"
+
+    @property
+    def streams_in(self) -> bool:
+        """The input is a stream."""
+        return self in {CallKind.STREAM_UNARY, CallKind.STREAM_STREAM}
+
+    @property
+    def streams_out(self) -> bool:
+        """The output is a stream."""
+        return self in {CallKind.UNARY_STREAM, CallKind.STREAM_STREAM}
+
+    @classmethod
+    def of(cls, streams_in: bool, streams_out: bool) -> CallKind:
+        """The kind with those streams."""
+        return cls(f"{'stream' if streams_in else 'unary'}_{'stream' if streams_out else 'unary'}")
+
+
+class RouteKey(NamedTuple):
+    """What a call asks for."""
+
+    namespace: str
+    service: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.service}.{self.method}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MethodSpec:
+    """A method that can be run here.
+
+    `handler` takes (context, input). `input_type` and `output_type` are the classes of its messages where a
+    descriptor names them, else None: then its values are those of `values.py`, or bytes on the transparent face.
+    """
+
+    namespace: str
+    service: str
+    method: str
+    handler: Callable[..., Any]
+    kind: CallKind = CallKind.UNARY_UNARY
+    idempotent: bool = False
+    input_type: type[Message] | None = None
+    output_type: type[Message] | None = None
+    key: RouteKey = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", RouteKey(self.namespace, self.service, self.method))
+
+
+class LocalRoute(NamedTuple):
+    """One of the names under which a method is announced."""
+
+    key: RouteKey
+    kind: CallKind
+    idempotent: bool
+
+
+class LocalServices:
+    """The table of local methods, and the namespaces that the collector is in.
+
+    `on_change(callback)`: called, without arguments, after each change that a peer would see.
+    """
+
+    def __init__(self, namespaces: Iterable[str] = ()) -> None:
+        self._joined: dict[str, None] = {}
+        self._methods: dict[str, dict[str, dict[str, MethodSpec]]] = {}
+        self._short: dict[str, dict[str, str]] = {}
+        self._found: dict[tuple[str, str, str], MethodSpec] = {}
+        self._callbacks: list[Callable[[], None]] = []
+        self.descriptors: dict[str, ServiceDescriptor] = {}
+        """Descriptors by full name, of what was added with one."""
+        for namespace in namespaces:
+            self._joined[checked_name("namespace", namespace)] = None
+        self._namespaces = tuple(self._joined)
+
+    # -- what is there -------------------------------------------------------------------------------------
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """The namespaces that the collector is in, in the order in which they were joined."""
+        return self._namespaces
+
+    def find(self, namespace: str, service: str, method: str) -> MethodSpec | None:
+        """The method of that name, or None: also if its namespace was left."""
+        return self._found.get((namespace, service, method))
+
+    def services(self, namespace: str) -> tuple[str, ...]:
+        """The names of services in a namespace, short ones included; none if it was left."""
+        if namespace not in self._joined:
+            return ()
+        exact = self._methods.get(namespace, {})
+        return (*exact, *(short for short in self._short.get(namespace, {}) if short not in exact))
+
+    def routes(self) -> Iterator[LocalRoute]:
+        """Every name under which a method can be called now."""
+        for name, spec in self._found.items():
+            yield LocalRoute(RouteKey(*name), spec.kind, spec.idempotent)
+
+    def missing(self, namespace: str, service: str, method: str) -> CollectiveError:
+        """The error that says which part of a name is unknown here."""
+        if namespace not in self._joined:
+            return call_error(GrpcStatus.NOT_FOUND, f"no such namespace: {namespace!r}")
+        if service not in self.services(namespace):
+            return call_error(
+                GrpcStatus.NOT_FOUND, f"no such service in namespace {namespace!r}: {service!r}"
+            )
+        return call_error(
+            GrpcStatus.UNIMPLEMENTED, f"no such method of {service!r} in namespace {namespace!r}: {method!r}"
+        )
+
+    # -- changes -------------------------------------------------------------------------------------------
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called after each change."""
+        self._callbacks.append(callback)
+
+    def add(self, specs: Iterable[MethodSpec], *, descriptor: ServiceDescriptor | None = None) -> None:
+        """Register methods, and join their namespaces. With a descriptor the short name is registered too.
+
+        Raises:
+            InvalidArgumentError: a name is empty, or is registered already. Nothing is then registered.
+        """
+        added = list(specs)
+        for spec in added:
+            for part in ("namespace", "service", "method"):
+                checked_name(part, getattr(spec, part))
+            if spec.method in self._methods.get(spec.namespace, {}).get(spec.service, {}):
+                raise InvalidArgumentError(f"{spec.key} is registered already")
+        for spec in added:
+            self._methods.setdefault(spec.namespace, {}).setdefault(spec.service, {})[spec.method] = spec
+            self._joined.setdefault(spec.namespace)
+            if descriptor is not None:
+                shorts = self._short.setdefault(spec.namespace, {})
+                shorts.setdefault(spec.service.rpartition(".")[2], spec.service)
+        if descriptor is not None:
+            self.descriptors[descriptor.full_name] = descriptor
+        self._changed()
+
+    def join(self, namespace: str) -> bool:
+        """Enter a namespace. False if the collector is in it already."""
+        if checked_name("namespace", namespace) in self._joined:
+            return False
+        self._joined[namespace] = None
+        self._changed()
+        return True
+
+    def leave(self, namespace: str) -> bool:
+        """Leave a namespace: its methods are not found any more. False if the collector is not in it."""
+        if namespace not in self._joined:
+            return False
+        del self._joined[namespace]
+        self._changed()
+        return True
+
+    def _changed(self) -> None:
+        found: dict[tuple[str, str, str], MethodSpec] = {}
+        for namespace in self._joined:
+            exact = self._methods.get(namespace, {})
+            for short, full in self._short.get(namespace, {}).items():
+                for method, spec in exact.get(full, {}).items():
+                    found[namespace, short, method] = spec
+            for service, methods in exact.items():
+                for method, spec in methods.items():
+                    found[namespace, service, method] = spec
+        self._found = found
+        self._namespaces = tuple(self._joined)
+        for callback in tuple(self._callbacks):
+            callback()
+
+
+def checked_name(part: str, name: object) -> str:
+    """A name that can be a part of a route.
+
+    Raises:
+        InvalidArgumentError: it is no text, or is empty, or has "/" or what metadata cannot hold.
+    """
+    if not isinstance(name, str):
+        raise InvalidArgumentError(f"{part} must be a str, not {type(name).__name__}")
+    if not name:
+        raise InvalidArgumentError(f"{part} is empty")
+    if _NAME(name) is None:
+        raise InvalidArgumentError(f"{part} may have visible ASCII characters, and no '/': not {name!r}")
+    return name

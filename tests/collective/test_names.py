@@ -1,0 +1,156 @@
+"""The table of local methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.collective.kit import OrderServicer, descriptor, order_class
+
+from dodici.collective.names import CallKind, LocalServices, MethodSpec, RouteKey
+from dodici.collective.servicer import specs_of
+from dodici.core.errors import InvalidArgumentError
+from dodici.core.grpc_status import GrpcStatus
+
+
+def spec(namespace: str, service: str, method: str = "Do", **more: Any) -> MethodSpec:
+    return MethodSpec(namespace, service, method, print, **more)
+
+
+class _Named:
+    """All that the table reads of a ServiceDescriptor."""
+
+    def __init__(self, full_name: str) -> None:
+        self.full_name = full_name
+
+
+def test_a_service_matches_exactly_as_registered() -> None:
+    services = LocalServices(["n"])
+    services.add([spec("n", "a.b.Users")])
+    assert services.find("n", "a.b.Users", "Do") is not None
+    for missed in (
+        ("n", "Users", "Do"),
+        ("n", "a.b.users", "Do"),
+        ("m", "a.b.Users", "Do"),
+        ("n", "a.b.Users", "do"),
+    ):
+        assert services.find(*missed) is None
+
+
+def test_with_a_descriptor_the_short_name_is_found_too() -> None:
+    services = LocalServices()
+    added = spec("n", "a.Users")
+    services.add([added], descriptor=_Named("a.Users"))  # type: ignore[arg-type]
+    assert services.find("n", "a.Users", "Do") is services.find("n", "Users", "Do") is added
+    assert services.services("n") == ("a.Users", "Users")
+    assert {route.key for route in services.routes()} == {
+        RouteKey("n", "a.Users", "Do"),
+        RouteKey("n", "Users", "Do"),
+    }
+
+
+def test_the_first_keeps_a_short_name_and_the_second_does_not_admit_the_first() -> None:
+    services = LocalServices()
+    first, second = spec("n", "a.Users"), spec("n", "b.Users", "Other")
+    services.add([first], descriptor=_Named("a.Users"))  # type: ignore[arg-type]
+    services.add([second], descriptor=_Named("b.Users"))  # type: ignore[arg-type]
+    assert services.find("n", "Users", "Do") is first
+    assert services.find("n", "Users", "Other") is None
+    assert services.find("n", "a.Users", "Other") is None
+    assert services.find("n", "b.Users", "Other") is second
+
+
+def test_an_exact_name_wins_over_a_short_one() -> None:
+    services = LocalServices()
+    services.add([spec("n", "a.Users")], descriptor=_Named("a.Users"))  # type: ignore[arg-type]
+    exact = spec("n", "Users")
+    services.add([exact])
+    assert services.find("n", "Users", "Do") is exact
+
+
+def test_the_same_service_in_two_namespaces_is_two() -> None:
+    services = LocalServices()
+    one, two = spec("n", "S"), spec("m", "S")
+    services.add([one, two])
+    assert services.find("n", "S", "Do") is one
+    assert services.find("m", "S", "Do") is two
+    assert services.namespaces == ("n", "m")
+
+
+def test_a_name_that_is_taken_is_refused_and_nothing_is_registered() -> None:
+    services = LocalServices()
+    services.add([spec("n", "S")])
+    with pytest.raises(InvalidArgumentError, match=r"n/S\.Do is registered already"):
+        services.add([spec("n", "S", "New"), spec("n", "S")])
+    assert services.find("n", "S", "New") is None
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "a\n", "ü", 5, None], ids=repr)
+@pytest.mark.parametrize("part", ["namespace", "service", "method"])
+def test_impossible_names(part: str, name: Any) -> None:
+    names: dict[str, Any] = {"namespace": "n", "service": "s", "method": "m"} | {part: name}
+    with pytest.raises(InvalidArgumentError, match=part):
+        LocalServices().add([MethodSpec(**names, handler=print)])
+
+
+def test_duplicates_among_namespaces_are_one() -> None:
+    assert LocalServices(["a", "b", "a"]).namespaces == ("a", "b")
+
+
+def test_what_was_left_is_not_found_until_it_is_joined_again() -> None:
+    services = LocalServices()
+    changes: list[tuple[str, ...]] = []
+    services.on_change(lambda: changes.append(services.namespaces))
+    services.add([spec("n", "S")])
+    assert services.leave("n")
+    assert not services.leave("n")
+    assert services.find("n", "S", "Do") is None
+    assert services.services("n") == ()
+    assert list(services.routes()) == []
+    assert services.join("n")
+    assert not services.join("n")
+    assert services.find("n", "S", "Do") is not None
+    assert changes == [("n",), (), ("n",)]
+
+
+def test_what_is_missing_is_told_apart() -> None:
+    services = LocalServices()
+    services.add([spec("n", "S")])
+    told = [services.missing(*key) for key in (("x", "S", "Do"), ("n", "T", "Do"), ("n", "S", "No"))]
+    assert [error.grpc_status for error in told] == [
+        GrpcStatus.NOT_FOUND,
+        GrpcStatus.NOT_FOUND,
+        GrpcStatus.UNIMPLEMENTED,
+    ]
+    assert ["namespace: 'x'" in str(told[0]), "service" in str(told[1]), "method" in str(told[2])] == [
+        True
+    ] * 3
+    assert len({str(error) for error in told}) == 3
+
+
+def test_kinds() -> None:
+    assert [CallKind.of(kind.streams_in, kind.streams_out) for kind in CallKind] == list(CallKind)
+
+
+def test_the_methods_of_a_servicer() -> None:
+    specs = {each.method: each for each in specs_of("shop", OrderServicer(), descriptor())}
+    assert {name: str(each.kind) for name, each in specs.items()} == {
+        "Create": "unary_unary",
+        "List": "unary_stream",
+        "Sum": "stream_unary",
+        "Chat": "stream_stream",
+        "Fail": "unary_unary",
+        "Hold": "unary_unary",
+    }
+    assert [name for name, each in specs.items() if each.idempotent] == ["List"]
+    assert specs["Create"].service == "kit.shop.OrderService"
+    assert specs["Create"].input_type is specs["Create"].output_type is order_class()
+
+
+def test_a_servicer_must_be_whole() -> None:
+    with pytest.raises(
+        InvalidArgumentError, match=r"object lacks methods of kit\.shop\.OrderService: Create, List"
+    ):
+        specs_of("shop", object(), descriptor())
+    with pytest.raises(InvalidArgumentError, match="ServiceDescriptor"):
+        specs_of("shop", OrderServicer(), "kit.shop.OrderService")
