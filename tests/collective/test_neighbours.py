@@ -267,12 +267,12 @@ async def test_calls_go_on_while_etcd_is_away_and_who_joins_waits_for_it(tmp_pat
                     await asyncio.to_thread(own.restart)
                     await settled(a, "b", "c", "d")
                     await until(lambda: {"b", "c"} <= routed(d))
-                    assert known(a) == {"b", "c", "d"}
+                    await until(lambda: known(a) == {"b", "c", "d"})
                     seen = len(ended)
                     await until(lambda: {by for _, by in ended[seen:]} == set("bcd"))
                 await settled(a, "b", "c")
             assert {status for status, _ in ended} == {200}
-            assert len(ended) > 300
+            assert len(ended) > 100
 
 
 async def test_starting_and_ending_wait_for_no_etcd() -> None:
@@ -304,7 +304,7 @@ async def test_a_list_of_addresses_is_connected_to(unused_tcp_port_factory: Call
             assert not next(each for each in a.members if not each.id).alive
             async with serving("c", None, address=later) as c:
                 await settled(a, "b", "c")
-                assert connected(c) == {"a": "connected"}
+                await until(lambda: connected(c) == {"a": "connected"})
                 await until(lambda: {each.id for each in a.members if each.alive} == {"b", "c"})
             await until(lambda: {each.id for each in a.members if each.alive} == {"b"})
             # Started anew there, under another id.
@@ -376,8 +376,10 @@ async def test_a_member_that_has_moved_is_found() -> None:
             await until(
                 lambda: "dial b" in {task.get_name().rpartition(": ")[2] for task in asyncio.all_tasks()}
             )
+            moved = time.monotonic()
             told.lists(entry(b))
             await settled(a, "b")
+            assert time.monotonic() - moved < 1.0
         async with serving("b", None) as b:
             told.lists(entry(b))
             await settled(a, "b")

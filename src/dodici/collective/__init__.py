@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .registry.registry import LocalRegistry as LocalRegistry
     from .registry.validators import LocalValidator as LocalValidator, RemoteValidator as RemoteValidator
     from .results import DispatchResult as DispatchResult, DispatchStream as DispatchStream, Status as Status
+    from .stats import CollectorStats as CollectorStats, PeerStats as PeerStats, RouteStats as RouteStats
     from .tls import TLS as TLS
     from .trace import Trace as Trace
 
@@ -54,6 +55,7 @@ _HOMES = {
     "CallKind": "names",
     "CollectiveError": "errors",
     "Collector": "collector",
+    "CollectorStats": "stats",
     "DeadlineExceededError": "errors",
     "Discovery": "contracts",
     "DispatchRecord": "history",
@@ -64,10 +66,12 @@ _HOMES = {
     "Limits": "policies",
     "MemberRecord": "contracts",
     "Outlier": "policies",
+    "PeerStats": "stats",
     "PeerUnavailableError": "errors",
     "Policy": "authz",
     "Reconnect": "policies",
     "Retry": "policies",
+    "RouteStats": "stats",
     "SlowStart": "policies",
     "Status": "results",
     "Trace": "trace",

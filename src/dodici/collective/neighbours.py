@@ -80,8 +80,6 @@ class Neighbours:
         """Those who are listed no more, and had a link when they went."""
         self._dials: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By key and address of the member."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        """All of those, and those that were cancelled and have not ended yet."""
         self._room = asyncio.Semaphore(_DIALLING)
         table.on_change(self._look)
 
@@ -132,7 +130,7 @@ class Neighbours:
         if not self._running:
             return
         self._running = False
-        tasks = [task for task in (self._task, *self._tasks) if task is not None]
+        tasks = [task for task in (self._task, *self._dials.values()) if task is not None]
         self._task = None
         self._dials.clear()
         self._removed.clear()
@@ -181,15 +179,10 @@ class Neighbours:
             for key, record in members.items()
             if self._concerns(record) and not self._found(record)
         }
-        for place, task in list(self._dials.items()):
-            # What is connected by now ends by itself: it may be at the last step of that.
-            if place[0] not in members or members[place[0]].address != place[1]:
-                task.cancel()
-                del self._dials[place]
+        # Those that are due no more end by themselves: one cut off in the middle would not know whom it has met.
         for key, address in due - self._dials.keys():
             name = f"collector {self._own_id}: dial {key}"
             self._dials[key, address] = task = asyncio.create_task(self._dial(key, address), name=name)
-            self._tasks.add(task)
             task.add_done_callback(self._ended((key, address)))
 
     def _let_go(self, members: Mapping[str, MemberRecord]) -> None:
@@ -203,9 +196,6 @@ class Neighbours:
 
     def _ended(self, place: tuple[str, str]) -> Callable[[asyncio.Task[None]], None]:
         def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            if not task.cancelled() and (failure := task.exception()) is not None:
-                log.error("%s: dialling %s failed", self._own_id, place[0], exc_info=failure)
             if self._dials.get(place) is task:
                 del self._dials[place]
                 # It may have been lost again before this one had ended.
@@ -269,6 +259,8 @@ class Neighbours:
             except DodiciError as error:
                 level = logging.DEBUG if backoff.failures else logging.INFO
                 log.log(level, "%s: cannot connect to %s yet: %s", self._own_id, key, error)
+            except Exception:
+                log.exception("%s: connecting to %s failed", self._own_id, key)
             else:
                 return
             await asyncio.sleep(backoff.next())

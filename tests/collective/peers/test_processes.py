@@ -55,6 +55,7 @@ async def test_killing_one_of_two_fails_only_what_is_in_flight_there(launch: Any
     assert {by for began, _, by in ended if began > killed + 0.2} == {"c"}
 
 
+@pytest.mark.perf
 @pytest.mark.weak_spot(14)
 async def test_a_stopped_peer_is_out_within_two_seconds(launch: Any) -> None:
     a, b, _ = await trio(launch)
@@ -75,6 +76,7 @@ async def test_a_stopped_peer_is_out_within_two_seconds(launch: Any) -> None:
     assert await a.ask("settle", peers=["b", "c"]) < 3.0
 
 
+@pytest.mark.perf
 @pytest.mark.weak_spot(14)
 async def test_a_call_at_a_stopped_peer_ends_long_before_its_deadline(launch: Any) -> None:
     a, b = await asyncio.gather(launch("a", serves=["Other"]), launch("b"))
@@ -88,6 +90,7 @@ async def test_a_call_at_a_stopped_peer_ends_long_before_its_deadline(launch: An
     assert answer["took"] < 2.0
 
 
+@pytest.mark.perf
 @pytest.mark.weak_spot(13)
 async def test_a_restarted_peer_is_back_within_three_seconds(launch: Any) -> None:
     a, b, _ = await trio(launch)
@@ -110,6 +113,7 @@ async def test_a_restarted_peer_is_back_within_three_seconds(launch: Any) -> Non
     assert (await again.ask("dispatch", method="Who", target="c"))["by"] == "c"
 
 
+@pytest.mark.perf
 @pytest.mark.weak_spot(13)
 async def test_who_was_called_finds_the_caller_again(launch: Any) -> None:
     """b called a. a is killed and comes back: it is b that connects, and both route to each other."""
