@@ -109,7 +109,9 @@ async def test_an_abort_leaves_the_connection(one: Any) -> None:
 async def test_an_early_answer_to_an_upload(one: Any) -> None:
     recorder = await fetch(one, "/early", method="POST", body=pattern(3 << 20))
     assert recorder.error is None, recorder.summary()
-    assert (recorder.status_code, recorder.body) == (413, b"too large")
+    # A proxy whose upstream has closed in the middle of the upload may say so in place of the upstream's answer.
+    proxied = recorder.status_code == 502 and b"nginx" in recorder.body
+    assert proxied or (recorder.status_code, recorder.body) == (413, b"too large")
     assert (await good(one, "/bytes/5")).body == pattern(5)
 
 
