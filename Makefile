@@ -3,7 +3,7 @@
 # newer and can make an environment. To change it later: make clean.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format docs clean
+.PHONY: help demo test soak bench lint format docs clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell sh scripts/find_python.sh)
@@ -26,6 +26,9 @@ test: $(VENV)/.test  ## the whole suite; ARGS="-k name" passes options to pytest
 	@# What bounds time and memory runs first and alone; exit code 5 says that nothing was selected.
 	$(BIN)/python -m pytest -m perf $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not perf" $(ARGS)
+
+soak: $(VENV)/.test  ## ten minutes of a collective under load and trouble; ARGS="--seconds 60" for less
+	$(BIN)/python tests/soak/collective.py $(ARGS)
 
 bench: $(VENV)/.bench  ## measure against other clients; writes docs/benchmarks.md and its JSON
 	@sh scripts/system_packages.sh bench

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import collective_page
 import mesh_page
 from plan import CONTENDERS
 from report import Board, markdown
@@ -21,6 +22,7 @@ $ make bench                                                  # some twenty minu
 $ python benchmarks/run.py --quick                            # four minutes, prints only
 $ python benchmarks/run.py --only dodici,undici --scenario h1-p1,h2 --repeat 5
 $ python benchmarks/run.py --scenario mesh                    # the mesh alone, prints only
+$ python benchmarks/run.py --scenario collective              # the collective alone, prints only
 ```
 """
 
@@ -105,7 +107,7 @@ def page(board: Board, facts: dict[str, str], settings: dict[str, Any]) -> str:
     for name, scenario in board.scenarios.items():
         if scenario.part == "http":
             parts += [f"### {scenario.title}\n", markdown(board.table(name)), ""]
-    return "\n".join([*parts, _CAVEATS, *mesh_page.section(board)])
+    return "\n".join([*parts, _CAVEATS, *mesh_page.section(board), *collective_page.section(board)])
 
 
 def _machine(board: Board, facts: dict[str, str]) -> list[list[str]]:
@@ -130,7 +132,7 @@ def readme_block(board: Board, facts: dict[str, str]) -> str:
     """The short table: requests per second in the headline scenarios, and ratios."""
     names = [name for name in _HEADLINES if name in board.rows]
     if not names:
-        return mesh_page.block(board)
+        return "\n\n".join(filter(None, (mesh_page.block(board), collective_page.block(board))))
     heads = [_HEADLINES[name] for name in names]
     lines = [["requests per second", *heads, "vs other Python"]]
     shown = {row.contender: row for name in reversed(names) for row in board.rows[name] if row.runs}
@@ -145,4 +147,5 @@ def readme_block(board: Board, facts: dict[str, str]) -> str:
         f"other Python client. "
         f"Method, limits and all other scenarios: [docs/benchmarks.md](docs/benchmarks.md)."
     )
-    return "\n\n".join(part for part in (markdown(lines), note, mesh_page.block(board)) if part)
+    parts = (markdown(lines), note, mesh_page.block(board), collective_page.block(board))
+    return "\n\n".join(part for part in parts if part)

@@ -24,8 +24,8 @@ class Contender:
     Attributes: `group` is ``dodici``, ``undici``, ``python`` or ``limit``; `api` is what a
     ratio compares (a dispatch with a dispatch); `needs` is the module or program that must be
     there; `multiplexes` says that it speaks HTTP/2; `slow` ones take part in few scenarios unless
-    they are asked for by name, since more of their numbers would say the same. `part` is ``http``
-    or ``mesh``: the scenarios that it is made for.
+    they are asked for by name, since more of their numbers would say the same. `part` is ``http``,
+    ``mesh`` or ``collective``: the scenarios that it is made for.
     """
 
     name: str
@@ -122,7 +122,7 @@ BESIDE = "beside"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """One question. `job` holds options of the drivers; `table` says how the answer reads. `part`
-    is ``http`` or ``mesh`` (mesh_plan.py).
+    is ``http``, ``mesh`` (mesh_plan.py) or ``collective`` (collective_plan.py).
 
     `http` is the version that everybody has to speak. `limit` names the program in C beside the
     clients. `everybody` lets the slow clients in, `only` keeps groups out. `baseline` names the

@@ -1,0 +1,79 @@
+"""What docs/benchmarks.md says about the collective, and the README's short table of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from collective_plan import COLLECTIVE_CONTENDERS
+from report import markdown
+
+if TYPE_CHECKING:
+    from plan import Contender
+    from report import Board
+
+METHOD = """## How the collective is measured
+
+- A plain grpc.aio client calls a method that gives back the 100 bytes that it is sent. The client
+  and each server are processes of their own, all on uvloop; nobody is pinned to a core. Warm-up,
+  rounds and the closed loop are those of HTTP above; every answer is compared.
+- `grpc.aio` is the limit: a generic handler of raw bytes, and for a hop a handler that forwards
+  these bytes on one channel. `vs grpc.aio` and `p99 added` compare with it, in the same run.
+- `dodici-face` is called on the transparent face, as by an unmodified stub; `dodici-envelope` with
+  `Dispatch` and an `Any`. Over a hop the client calls a collector that has nothing itself;
+  `dodici-link` is what two collectors do, calls in batches on one stream, and `dodici-no-link`
+  makes a call of its own for each. The client always calls on the transparent face there.
+- TLS is mutual, for both.
+- Slow peer: three collectors serve the method; one of them takes 200 ms, the others 1 ms. `p2c` is
+  the default; look at p99 and req/s.
+"""
+
+CAVEATS = """### What to keep in mind about the collective
+
+- Client, hop and server share two cores: a hop is a third busy process. With one caller there is
+  nothing to put into a batch, and what the link saves is a call's own cost.
+- Percentiles at one caller are the noisiest numbers of this page.
+"""
+
+_HEADLINES = {
+    "collective-direct-c1": "direct, 1 caller",
+    "collective-direct-c100": "direct, 100 callers",
+    "collective-hop-c1": "one hop, 1 caller",
+    "collective-hop-c100": "one hop, 100 callers",
+    "collective-tls": "direct with TLS, 32 callers",
+}
+
+
+def section(board: Board) -> list[str]:
+    """The part of the page about the collective; nothing if it was not measured."""
+    played = {name: each for name, each in board.scenarios.items() if each.part == "collective"}
+    if not played:
+        return []
+    parts = [METHOD, "## Results of the collective\n"]
+    for name, scenario in played.items():
+        parts += [f"### {scenario.title}\n", markdown(board.table(name)), ""]
+    return [*parts, CAVEATS]
+
+
+def _cell(board: Board, name: str, contender: Contender) -> str:
+    for row in board.rows[name]:
+        if row.contender is contender and row.runs:
+            ratio = board.against_limit(row)
+            return f"{row.value:,.0f} ({ratio})" if ratio else f"{row.value:,.0f}"
+    return ""
+
+
+def block(board: Board) -> str:
+    """The short table of the collective; empty if none of its scenarios was measured."""
+    names = [name for name in _HEADLINES if name in board.rows]
+    if not names:
+        return ""
+    lines = [["collective, calls/s", *(_HEADLINES[name] for name in names)]]
+    for contender in COLLECTIVE_CONTENDERS:
+        cells = [_cell(board, name, contender) for name in names]
+        if any(cells):
+            lines.append([contender.name, *cells])
+    note = (
+        "The collective: unary gRPC calls of 100 bytes, all processes on two cores. In brackets: "
+        "against bare grpc.aio, which over a hop forwards raw bytes."
+    )
+    return f"{markdown(lines)}\n\n{note}"

@@ -1,0 +1,190 @@
+"""From a configuration to a collector that is not started: handlers are imported, services registered."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..collective import Collector
+from ..core.errors import InvalidArgumentError
+from ..server.schema import Problems
+
+if TYPE_CHECKING:
+    from .collector_config import CollectorConfig, ServedConfig
+
+Path = tuple[str, ...]
+
+
+def build(config: CollectorConfig) -> Collector:
+    """The collector that a configuration means.
+
+    Raises:
+        ConfigError: a handler cannot be imported, or does not fit; a certificate or an address cannot be used.
+    """
+    problems = Problems("", "") if config.problems is None else config.problems
+    folder = str(config.folder)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    validator = None
+    if config.validator is not None:
+        validator = _found(config.validator, ("collector", "validator"), problems)
+    problems.done()
+    try:
+        collector = Collector(
+            config.id,
+            config.listen,
+            namespaces=config.namespaces,
+            validator=validator,
+            registry=_registry(config),
+            discovery=list(config.discovery) if isinstance(config.discovery, tuple) else config.discovery,
+            balance=config.balance,
+            retry=config.retry,
+            breaker=config.breaker,
+            limits=config.limits,
+            tls=_tls(config),
+            insecure=config.insecure,
+            policy=config.policy,
+            default_timeout=config.default_timeout,
+            max_hops=config.max_hops,
+            local_first=config.local_first,
+            reflection=config.reflection,
+        )
+    except InvalidArgumentError as error:
+        _refuse(problems, ("collector",), error.message)
+    for served in config.services:
+        path = ("collector", "services", f"{served.namespace}.{served.service}")
+        try:
+            _serve(collector, served, path, problems)
+        except InvalidArgumentError as error:
+            problems.add(path, error.message)
+    problems.done()
+    return collector
+
+
+def _refuse(problems: Problems, path: Path, message: str) -> NoReturn:
+    problems.add(path, message)
+    problems.done()
+    raise AssertionError("a problem was noted")
+
+
+def _registry(config: CollectorConfig) -> str | None:
+    given = config.registry
+    if given is not None and given.startswith("sqlite:"):
+        return f"sqlite:{config.folder / given.removeprefix('sqlite:')}"
+    return given
+
+
+def _tls(config: CollectorConfig) -> dict[str, Any] | None:
+    if config.tls is None:
+        return None
+    files = {
+        name: str(config.folder / config.tls[name]) for name in ("cert", "key", "ca") if name in config.tls
+    }
+    return {**config.tls, **files}
+
+
+# -- services --------------------------------------------------------------------------------------------
+
+
+def _serve(collector: Collector, served: ServedConfig, path: Path, problems: Problems) -> None:
+    handler = _found(served.handler, (*path, "handler"), problems)
+    if handler is None:
+        return
+    if inspect.isclass(handler):
+        try:
+            handler = handler()
+        except Exception as error:
+            problems.add(
+                (*path, "handler"), f"{served.handler} cannot be made: {type(error).__name__}: {error}"
+            )
+            return
+    if served.descriptor is not None:
+        _add(collector, served, handler, path, problems)
+        return
+    methods = methods_of(handler)
+    for key, names in (("idempotent", served.idempotent), ("kinds", tuple(served.kinds))):
+        for name in names:
+            if name not in methods:
+                near = difflib.get_close_matches(name, methods, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(methods))}"
+                problems.add((*path, key), f"{served.handler} has no method {name!r}; {hint}")
+    if not methods:
+        problems.add((*path, "handler"), f"{served.handler} has no public functions to serve")
+    for name, method in methods.items():
+        generates = inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method)
+        collector.register_service(
+            served.namespace,
+            served.service,
+            name,
+            method,
+            idempotent=name in served.idempotent,
+            kind=served.kinds.get(name, "unary_stream" if generates else "unary_unary"),
+        )
+
+
+def _add(collector: Collector, served: ServedConfig, servicer: Any, path: Path, problems: Problems) -> None:
+    text = served.descriptor or ""
+    module_name, _, name = text.partition(":")
+    module = _imported(module_name, text, (*path, "descriptor"), problems)
+    if module is None:
+        return
+    file = getattr(module, "DESCRIPTOR", None)
+    descriptor = getattr(file, "services_by_name", {}).get(name)
+    if descriptor is None:
+        problems.add((*path, "descriptor"), f"{module_name} is no module of protoc's with a service {name!r}")
+        return
+    if served.service not in {descriptor.name, descriptor.full_name}:
+        problems.add((*path, "descriptor"), f"describes {descriptor.full_name}, not {served.service}")
+        return
+    collector.add_service(served.namespace, servicer, descriptor)
+
+
+def methods_of(handler: Any) -> dict[str, Callable[..., Any]]:
+    """The methods that an object offers: a mapping's values, a module's own functions, an object's public methods."""
+    if isinstance(handler, Mapping):
+        return {str(name): method for name, method in handler.items() if callable(method)}
+    found: dict[str, Callable[..., Any]] = {}
+    for name in dir(handler):
+        if name.startswith("_"):
+            continue
+        method = getattr(handler, name)
+        if not inspect.isroutine(method):
+            continue
+        if isinstance(handler, ModuleType) and method.__module__ != handler.__name__:
+            continue  # what it has imported
+        found[name] = method
+    return found
+
+
+def _found(target: str, path: Path, problems: Problems) -> Any:
+    """The object of "module:object" or "module:factory()"; None with a problem noted."""
+    module_name, _, name = target.partition(":")
+    found: Any = _imported(module_name, target, path, problems)
+    if found is None:
+        return None
+    called = name.endswith("()")
+    for part in name.removesuffix("()").split("."):
+        if not hasattr(found, part):
+            problems.add(path, f"{module_name!r} has no {name!r}")
+            return None
+        found = getattr(found, part)
+    if called:
+        try:
+            found = found()
+        except Exception as error:
+            problems.add(path, f"{target} has failed: {type(error).__name__}: {error}")
+            return None
+    return found
+
+
+def _imported(module_name: str, target: str, path: Path, problems: Problems) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:  # whatever the module's code does
+        problems.add(path, f"cannot import {module_name!r} for {target!r}: {type(error).__name__}: {error}")
+        return None

@@ -1,0 +1,291 @@
+"""The configuration of `dodici collector`: a TOML file, as frozen values.
+
+Every field of these classes is a key of its table, and docs/collective.md has them all. What a key means is what the
+argument of the same name means to `Collector`, which checks its values once more; a mistake that only it finds is
+told with the line of its key all the same.
+"""
+
+# ruff: noqa: RUF009 - a field is made by `key()`, whose defaults are immutable or factories
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ..collective.authz import Policy, Rule
+from ..collective.data_plane import is_loopback, split_address
+from ..collective.names import checked_name
+from ..collective.policies import Breaker, Budget, Limits, Retry
+from ..core.errors import InvalidArgumentError
+from ..server.schema import (
+    ConfigError,
+    Problem,
+    Problems,
+    boolean,
+    count,
+    each,
+    key,
+    one_of,
+    positive_seconds,
+    read_table,
+    seconds,
+    size,
+    string,
+    toml_type,
+)
+
+_ID = re.compile(r"[A-Za-z0-9_.:@+~-]{1,128}").fullmatch
+_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(?:\(\))?").fullmatch
+_BALANCE: Final = ("p2c", "round_robin", "least_request", "weighted", "hash")
+_KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+_TLS_KEYS: Final = ("cert", "key", "ca", "require_client_cert", "server_name")
+
+
+def _id(value: Any) -> str:
+    text = string(value)
+    if _ID(text) is None:
+        raise InvalidArgumentError(f"must be 1 to 128 letters, digits or '_.:@+~-', not {text!r}")
+    return text
+
+
+def _address(value: Any) -> str:
+    text = string(value)
+    split_address(text)
+    return text
+
+
+def _namespace(value: Any) -> str:
+    return checked_name("namespace", string(value))
+
+
+def _object(value: Any) -> str:
+    text = string(value)
+    if _OBJECT(text) is None:
+        raise InvalidArgumentError(f"must be 'module:object' or 'module:factory()', not {text!r}")
+    return text
+
+
+def _discovery(value: Any) -> str | tuple[str, ...]:
+    return tuple(map(string, value)) if isinstance(value, list) else string(value)
+
+
+def _timeout(value: Any) -> float | None:
+    return seconds(value) or None
+
+
+def _table_of(kind: type[Any], readers: Mapping[str, Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """A reader of a table that makes a `kind`."""
+    names = sorted(each.name for each in dataclasses.fields(kind))
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise InvalidArgumentError(f"must be a table, not {toml_type(value)}")
+        given = {}
+        for name, item in value.items():
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
+                raise InvalidArgumentError(f"has no {name!r}; {hint}")
+            try:
+                given[name] = readers[name](item) if name in readers else item
+            except InvalidArgumentError as error:
+                raise InvalidArgumentError(f"{name} {error.message}") from None
+        return kind(**given)
+
+    return read
+
+
+def _tls(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidArgumentError(f"must be a table with cert, key and ca, not {toml_type(value)}")
+    for name in value:
+        if name not in _TLS_KEYS:
+            raise InvalidArgumentError(f"has no {name!r}; there are: {', '.join(_TLS_KEYS)}")
+    for name in ("cert", "key"):
+        if name not in value:
+            raise InvalidArgumentError(f"lacks {name!r}: the path of a PEM file")
+    return {
+        name: boolean(item) if name == "require_client_cert" else string(item) for name, item in value.items()
+    }
+
+
+def _policy(value: Any) -> Policy:
+    if not isinstance(value, list):
+        raise InvalidArgumentError(
+            f"must be an array of tables, [[collector.policy]], not {toml_type(value)}"
+        )
+    read = _table_of(Rule, dict.fromkeys(("identity", "namespace", "method"), string))
+    try:
+        return Policy(tuple(map(read, value)))
+    except TypeError:
+        raise InvalidArgumentError("each rule needs an identity and a namespace") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedConfig:
+    """`[collector.services."NAMESPACE.Service"]`: a service, and what runs it."""
+
+    namespace: str
+    service: str
+    handler: str = key(_object)
+    descriptor: str | None = key(_object, None, shown="none")
+    idempotent: tuple[str, ...] = key(each(string, "method"), (), shown="[]")
+    kinds: Mapping[str, str] = key(
+        lambda value: {
+            checked_name("method", name): one_of(*_KINDS)(kind) for name, kind in _dict(value).items()
+        },
+        dict,
+        shown="{}",
+    )
+
+    def __post_init__(self) -> None:
+        if self.descriptor is not None and (self.idempotent or self.kinds):
+            raise InvalidArgumentError("idempotent and kinds are in the descriptor")
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidArgumentError(f"must be a table, not {toml_type(value)}")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectorConfig:
+    """`[collector]`."""
+
+    id: str = key(_id)
+    listen: str = key(_address, "127.0.0.1:50051", shown='"127.0.0.1:50051"')
+    namespaces: tuple[str, ...] = key(
+        lambda value: each(_namespace, "namespace")(value) if value != [] else (), (), shown="[]"
+    )
+    connect: tuple[str, ...] = key(
+        lambda value: each(_address, "address")(value) if value != [] else (), (), shown="[]"
+    )
+    discovery: str | tuple[str, ...] | None = key(_discovery, None, shown="none")
+    registry: str | None = key(string, None, shown="none")
+    validator: str | None = key(_object, None, shown="none")
+    insecure: bool = key(boolean, False)
+    tls: Mapping[str, Any] | None = key(_tls, None, shown="none")
+    policy: Policy | None = key(_policy, None, shown="none")
+    balance: str = key(one_of(*_BALANCE), "p2c")
+    local_first: bool = key(boolean, True)
+    default_timeout: float | None = key(_timeout, 30.0)
+    max_hops: int = key(count(1), 4)
+    reflection: bool = key(boolean, True)
+    limits: Limits | None = key(_table_of(Limits, {"message": size}), None, shown="their defaults")
+    breaker: Breaker | None = key(_table_of(Breaker, {}), None, shown="its defaults")
+    retry: Retry | None = key(_table_of(Retry, {"budget": _table_of(Budget, {})}), None, shown="its defaults")
+    drain_timeout: float = key(seconds, 30.0)
+    metrics: str | None = key(_address, None, shown="off")
+    log_level: str = key(one_of("debug", "info", "warning", "error"), "info")
+    connect_timeout: float = key(positive_seconds, 10.0)
+    services: tuple[ServedConfig, ...] = ()
+    file: Path | None = field(default=None, compare=False)
+    problems: Problems | None = field(default=None, compare=False, repr=False)
+    """Where what is found later is noted, so that it has its line, too."""
+
+    def __post_init__(self) -> None:
+        if self.tls is None and not self.insecure and not is_loopback(self.listen):
+            raise InvalidArgumentError(
+                f"listen = {self.listen!r} can be reached by other machines: add tls = {{ cert, key, ca }}, or say "
+                "insecure = true"
+            )
+        if self.metrics is not None and (
+            self.metrics.startswith("unix:") or not (is_loopback(self.metrics) or self.insecure)
+        ):
+            raise InvalidArgumentError(
+                f"metrics = {self.metrics!r} must be HOST:PORT on loopback, or say insecure = true"
+            )
+        if self.policy is not None and self.tls is None:
+            raise InvalidArgumentError("a policy needs tls: callers are known by their certificates")
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths are relative to, and handlers are imported from first."""
+        return Path.cwd() if self.file is None else self.file.parent
+
+
+def load(file: str | Path, overrides: Mapping[str, Any]) -> CollectorConfig:
+    """Read a configuration file. `overrides` are keys of `[collector]` that count instead of the file's.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong; each problem with its line.
+    """
+    path = Path(file)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(problems=(Problem((), error.strerror or str(error), str(file)),)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(problems=(Problem((), f"not UTF-8: {error.reason}", str(file)),)) from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", str(error))
+        line = None if found is None else int(found[1] or text.count("\n") + 1)
+        message = str(error) if found is None else str(error).replace(found[0], "")
+        raise ConfigError(problems=(Problem((), f"not TOML: {message}", str(file), line),)) from None
+    return parse(document, overrides, Problems(str(file), text), path.resolve())
+
+
+def parse(
+    document: Mapping[str, Any], overrides: Mapping[str, Any], problems: Problems, file: Path | None = None
+) -> CollectorConfig:
+    """Make a configuration of a TOML document.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    for name in document:
+        if name != "collector":
+            problems.unknown((name,), ["collector"], "table")
+    table = document.get("collector", {})
+    if not isinstance(table, dict):
+        problems.add(("collector",), f"must be a table, [collector], not {toml_type(table)}")
+        table = {}
+    table = {**table, **overrides}
+    services = _services(table.pop("services", {}), problems)
+    # Not among the arguments of read_table(), which has a parameter of that name.
+    config = read_table(CollectorConfig, table, ("collector",), problems, services=services, file=file)
+    if config is not None:
+        config = dataclasses.replace(config, problems=problems)
+    if config is not None and config.tls is not None:
+        for name in ("cert", "key", "ca"):
+            if name in config.tls and not (config.folder / config.tls[name]).is_file():
+                problems.add(("collector", "tls", name), f"there is no file {config.tls[name]!r}")
+    problems.done()
+    assert config is not None
+    return config
+
+
+def _services(tables: Any, problems: Problems) -> tuple[ServedConfig, ...]:
+    path: tuple[str, ...] = ("collector", "services")
+    if not isinstance(tables, dict):
+        problems.add(path, 'must be tables such as [collector.services."orders.OrderService"]')
+        return ()
+    services = []
+    for name, table in tables.items():
+        namespace, dot, service = name.partition(".")
+        try:
+            if not dot:
+                raise InvalidArgumentError(
+                    "is named NAMESPACE.Service, in quotes: the dot would else begin a table of its own"
+                )
+            checked_name("namespace", namespace)
+            checked_name("service", service)
+        except InvalidArgumentError as error:
+            # A name without quotes stands in the file with what follows its dot.
+            inner = [each for each in table if not dot] if isinstance(table, dict) else []
+            problems.add((*path, name, *inner[:1]), error.message)
+            continue
+        served = read_table(
+            ServedConfig, table, (*path, name), problems, namespace=namespace, service=service
+        )
+        if served is not None:
+            services.append(served)
+    return tuple(services)
