@@ -160,7 +160,9 @@ FAILURES = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", FAILURES)
 async def test_a_worker_that_does_not_start_says_why(case, kind, monkeypatch):
-    monkeypatch.setattr("dodici.mesh.running._EXIT_CODE", 10.0)  # a busy machine takes its time to end a process
+    monkeypatch.setattr(
+        "dodici.mesh.running._EXIT_CODE", 10.0
+    )  # a busy machine takes its time to end a process
     target, text = FAILURES[case]
     async with mesh() as m:
         worker = Worker(target, kind=kind)
