@@ -10,8 +10,8 @@ PYTHON ?= $(shell sh scripts/find_python.sh)
 VENV   := .venv
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Two workers keep both cores of a small machine busy; more make timing tests unfair to each other.
-JOBS   ?= 2
+# Tests of processes and timers wait a good deal: three workers keep the two cores of a small machine busy.
+JOBS   ?= 3
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

