@@ -321,9 +321,10 @@ def write_json(path: Path, board: Board, facts: dict[str, str], settings: dict[s
 
 
 def completed(
-    board: Board, recorded: Path, every: Sequence[Scenario], contenders: dict[str, Contender]
+    board: Board, recorded: Path, every: Sequence[Scenario], contenders: Sequence[Contender]
 ) -> Board:
     """The board with what it lacks taken from a results.json, in the order of `every`."""
+    known_by = {(each.part, each.name): each for each in contenders}
     known = json.loads(recorded.read_text())["scenarios"] if recorded.exists() else {}
     whole = Board()
     for scenario in every:
@@ -334,7 +335,7 @@ def completed(
                 scenario,
                 [
                     Outcome(
-                        contenders[name],
+                        known_by[scenario.part, name],
                         scenario,
                         kept.get("runs", []),
                         kept.get("note", ""),
@@ -344,7 +345,7 @@ def completed(
                         ),
                     )
                     for name, kept in known[scenario.name]["clients"].items()
-                    if name in contenders
+                    if (scenario.part, name) in known_by
                 ],
             )
     return whole

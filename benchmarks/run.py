@@ -270,7 +270,7 @@ def main() -> None:
                 return
             say("\n" + report.plain(board.table(scenario.name)) + "\n")
     if options.keep:
-        everybody = {each.name: each for each in (*CONTENDERS, *MESH_CONTENDERS, *COLLECTIVE_CONTENDERS)}
+        everybody = (*CONTENDERS, *MESH_CONTENDERS, *COLLECTIVE_CONTENDERS)
         every = (*scenarios(options.idle), *mesh_scenarios(), *collective_scenarios())
         board = report.completed(board, HERE / "results.json", every, everybody)
     write(board, options, facts)

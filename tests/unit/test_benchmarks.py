@@ -348,7 +348,7 @@ def test_what_is_not_measured_keeps_its_recorded_figures(bench: Any, tmp_path: P
         new,
         tmp_path / "results.json",
         bench.plan.scenarios(10),
-        {each.name: each for each in bench.plan.CONTENDERS},
+        bench.plan.CONTENDERS,
     )
     assert list(whole.rows) == [first.name, second.name]
     assert whole.rows[first.name][0].value == 300
