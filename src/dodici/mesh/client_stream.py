@@ -27,8 +27,7 @@ from ..core.errors import (
 )
 from ..core.headers import EMPTY, Headers
 from ..core.timers import COARSE, NEVER, Timer
-from ..net.body import BodyWriter
-from ..net.h2_stream import DataFramer
+from ..net.body import BodyWriter, DataFramer
 from ..wire.mesh.frames import APP_ERROR, REFUSED
 from ..wire.mesh.heads import UNKNOWN_LENGTH, ResponseHead
 from ..wire.mesh.streams import Stream

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ..core import diagnostics
 from ..core.controller import Exchange, close_source, discard_source
 from ..core.options import ASYNC_ITERABLE, BYTES, FILE, ITERABLE, DispatchOptions
-from ..wire.body import CHUNKED, NO_LENGTH, as_chunk, body_length, empty_body_length
+from ..wire.body import CHUNKED, NO_LENGTH, LengthCheck, as_chunk, body_length, empty_body_length
 
 PIECE = 128 * 1024
 """Bytes asked of a file at a time."""
@@ -33,6 +33,23 @@ class Framer(Protocol):
 
     def frame(self, chunk: bytes | memoryview) -> tuple[bytes | memoryview, ...]: ...
     def finish(self) -> bytes: ...
+
+
+class DataFramer:
+    """For wires that frame bodies by themselves: only the length is checked."""
+
+    __slots__ = ("_check",)
+
+    def __init__(self, length: int, *, strict: bool) -> None:
+        self._check = LengthCheck(length, strict=strict)
+
+    def frame(self, chunk: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
+        self._check.count(len(chunk))
+        return (chunk,) if len(chunk) else ()
+
+    def finish(self) -> bytes:
+        self._check.finish()
+        return b""
 
 
 class BodyTransport(Protocol):

@@ -19,32 +19,14 @@ from ..core.errors import (
 )
 from ..core.headers import Headers
 from ..core.timers import COARSE, NEVER, Timer
-from ..wire.body import LengthCheck
 from ..wire.h2.frames import ErrorCode
 from ..wire.h2.sections import Section
 from ..wire.h2.streams import Stream
-from .body import PIECE, BodyWriter
+from .body import PIECE, BodyWriter, DataFramer
 
 if TYPE_CHECKING:
     from .h2_conn import H2Connection
     from .h2_tunnel import StreamTransport
-
-
-class DataFramer:
-    """Bodies need no framing of ours: only their length is checked."""
-
-    __slots__ = ("_check",)
-
-    def __init__(self, length: int, *, strict: bool) -> None:
-        self._check = LengthCheck(length, strict=strict)
-
-    def frame(self, chunk: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
-        self._check.count(len(chunk))
-        return (chunk,) if len(chunk) else ()
-
-    def finish(self) -> bytes:
-        self._check.finish()
-        return b""
 
 
 class H2Stream(Stream):
