@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from collective_plan import COLLECTIVE_CONTENDERS
+from part_page import part_section, short_table
 from report import markdown
 
 if TYPE_CHECKING:
-    from plan import Contender
     from report import Board
 
 METHOD = """## How the collective is measured
@@ -45,33 +45,14 @@ _HEADLINES = {
 
 def section(board: Board) -> list[str]:
     """The part of the page about the collective; nothing if it was not measured."""
-    played = {name: each for name, each in board.scenarios.items() if each.part == "collective"}
-    if not played:
-        return []
-    parts = [METHOD, "## Results of the collective\n"]
-    for name, scenario in played.items():
-        parts += [f"### {scenario.title}\n", markdown(board.table(name)), ""]
-    return [*parts, CAVEATS]
-
-
-def _cell(board: Board, name: str, contender: Contender) -> str:
-    for row in board.rows[name]:
-        if row.contender is contender and row.runs:
-            ratio = board.against_limit(row)
-            return f"{row.value:,.0f} ({ratio})" if ratio else f"{row.value:,.0f}"
-    return ""
+    return part_section(board, "collective", METHOD, CAVEATS)
 
 
 def block(board: Board) -> str:
     """The short table of the collective; empty if none of its scenarios was measured."""
-    names = [name for name in _HEADLINES if name in board.rows]
-    if not names:
+    lines = short_table(board, "collective, calls/s", _HEADLINES, COLLECTIVE_CONTENDERS, board.against_limit)
+    if not lines:
         return ""
-    lines = [["collective, calls/s", *(_HEADLINES[name] for name in names)]]
-    for contender in COLLECTIVE_CONTENDERS:
-        cells = [_cell(board, name, contender) for name in names]
-        if any(cells):
-            lines.append([contender.name, *cells])
     note = (
         "The collective: unary gRPC calls of 100 bytes, all processes on two cores. In brackets: "
         "against bare grpc.aio, which over a hop forwards raw bytes."

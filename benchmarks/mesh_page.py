@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mesh_plan import MESH_CONTENDERS
+from part_page import part_section, short_table
 from report import markdown
 
 if TYPE_CHECKING:
-    from plan import Contender
     from report import Board
 
 METHOD = """## How the mesh is measured
@@ -57,33 +57,15 @@ _HEADLINES = {
 
 def section(board: Board) -> list[str]:
     """The part of the page about the mesh; nothing if it was not measured."""
-    played = {name: each for name, each in board.scenarios.items() if each.part == "mesh"}
-    if not played:
-        return []
-    parts = [METHOD, "## Results of the mesh\n"]
-    for name, scenario in played.items():
-        parts += [f"### {scenario.title}\n", markdown(board.table(name)), ""]
-    return [*parts, CAVEATS]
-
-
-def _cell(board: Board, name: str, contender: Contender) -> str:
-    for row in board.rows[name]:
-        if row.contender is contender and row.runs:
-            ratio = board.ratios(row)[0]
-            return f"{row.value:,.0f} ({ratio})" if ratio else f"{row.value:,.0f}"
-    return ""
+    return part_section(board, "mesh", METHOD, CAVEATS)
 
 
 def block(board: Board) -> str:
     """The short table of the mesh; empty if none of its scenarios was measured."""
-    names = [name for name in _HEADLINES if name in board.rows]
-    if not names:
+    everybody = [each for each in MESH_CONTENDERS if not each.variant]
+    lines = short_table(board, "mesh", _HEADLINES, everybody, lambda row: board.ratios(row)[0])
+    if not lines:
         return ""
-    lines = [["mesh", *(_HEADLINES[name] for name in names)]]
-    for contender in MESH_CONTENDERS:
-        cells = [_cell(board, name, contender) for name in names]
-        if any(cells) and not contender.variant:
-            lines.append([contender.name, *cells])
     note = (
         "The mesh: a client and its workers on two cores, nobody pinned; 17 bytes of JSON, one "
         "worker unless said. In brackets: against undici-thread-interceptor, whose workers are "

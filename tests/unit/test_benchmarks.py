@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-_PARTS = ("mesh_plan", "mesh_page", "collective_plan", "collective_page")
+_PARTS = ("mesh_plan", "part_page", "mesh_page", "collective_plan", "collective_page")
 _NAMES = ("connections", "plan", "report", "driver", *_PARTS, "page", "harness")
 
 

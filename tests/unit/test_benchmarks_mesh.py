@@ -24,6 +24,7 @@ _NAMES = (
     "mesh_plan",
     "mesh_driver",
     "report",
+    "part_page",
     "mesh_page",
     "collective_plan",
     "collective_page",
