@@ -7,7 +7,6 @@ bad, waits behind what is held. A response that is complete on the wire stays on
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,7 @@ from ..core import diagnostics
 from ..core.controller import Exchange
 from ..core.errors import (
     BodyAbortedError,
-    BodyTimeoutError,
     DodiciError,
-    HeadersTimeoutError,
     LinkError,
     RemoteAppError,
     ResponseContentLengthMismatchError,
@@ -26,8 +23,8 @@ from ..core.errors import (
     annotate,
 )
 from ..core.headers import EMPTY, Headers
-from ..core.timers import COARSE, NEVER, Timer
-from ..net.body import BodyWriter, DataFramer
+from ..net.body import DataFramer
+from ..net.carrier import CARRIER_SLOTS, StreamCarrier
 from ..wire.mesh.frames import APP_ERROR, REFUSED
 from ..wire.mesh.heads import UNKNOWN_LENGTH, ResponseHead
 from ..wire.mesh.streams import Stream
@@ -37,57 +34,26 @@ if TYPE_CHECKING:
     from .websocket import ClientChannel
 
 
-class ClientStream(Stream):
+class ClientStream(StreamCarrier, Stream):
     """The carrier of an exchange, and the transport of its body."""
 
-    __slots__ = (
-        "_exact",
-        "_expected",
-        "_held",
-        "_link",
-        "_outcome",
-        "_room",
-        "channel",
-        "exchange",
-        "patience",
-        "stamp",
-        "writer",
-    )
+    __slots__ = (*CARRIER_SLOTS, "_expected", "channel")
+    _connection: Link
 
     def __init__(self, link: Link, exchange: Exchange, number: int) -> None:
         super().__init__(number, ours=True)
-        self._link = link
-        self.exchange = exchange
-        self.stamp = 0.0
-        """`Timers.base` of the last progress: with `patience`, what is looked at once per tick."""
-        self.patience = NEVER
-        """Seconds without progress that are too many."""
-        self._exact: Timer | None = None
+        self.carry(link, exchange)
         self._expected = UNKNOWN_LENGTH
-        self._held: deque[bytes] | None = None
-        self._outcome: Headers | BaseException | None = None
-        self._room: asyncio.Future[None] | None = None
-        self.writer: BodyWriter | None = None
         self.channel: ClientChannel | None = None
 
     # -- the carrier's side ----------------------------------------------------------------------------
-
-    def abort_exchange(self, exchange: Exchange, error: BaseException) -> None:
-        self.give_up(error)
-
-    def pause_exchange(self, exchange: Exchange) -> None:
-        if exchange.status_code >= 200:
-            self._disarm()
-
-    def resume_exchange(self, exchange: Exchange) -> None:
-        self._link.loop.call_soon(self._continue)
 
     def give_up(self, error: BaseException) -> None:
         """Cancel the request and fail the exchange."""
         if not self.exchange.done:
             if not self.gone:
-                self._link.engine.cancel(self)
-                self._link.stage()
+                self._connection.engine.cancel(self)
+                self._connection.stage()
             self._fail(error)
 
     # -- the engine's side -----------------------------------------------------------------------------
@@ -99,7 +65,7 @@ class ClientStream(Stream):
         if self.writer is None:
             self.arm_headers()
         if diagnostics.REQUEST_HEADERS.subscribers:
-            self._publish_head(head)
+            self._publish_head(head.status_code, head.headers)
         try:
             exchange.handler.on_response_start(exchange, head.status_code, head.headers, "")
         except BaseException as error:
@@ -132,12 +98,10 @@ class ClientStream(Stream):
         if self.channel is not None:
             raise self.misplaced()
         if self.exchange._paused or self._held:
-            if self._held is None:
-                self._held = deque()
-            self._held.append(data)
+            self._hold(data)
             return
         self._deliver(data)
-        self._link.engine.consumed(self, len(data))
+        self._connection.engine.consumed(self, len(data))
 
     def on_end(self, trailers: Headers) -> None:
         if self.channel is not None:
@@ -152,9 +116,9 @@ class ClientStream(Stream):
     def on_reset(self, kind: int, texts: list[str]) -> None:
         if self.channel is not None:
             self.channel.lost()
-            self._link.ended()
+            self._connection.ended()
             return
-        exchange, link = self.exchange, self._link
+        exchange, link = self.exchange, self._connection
         if kind == REFUSED and not exchange.status_code:
             if not exchange.source_taken or exchange.options.replayable:
                 self.detach()
@@ -184,7 +148,7 @@ class ClientStream(Stream):
         self._fail_behind_held(error)
 
     def on_accept(self, head: ResponseHead) -> None:
-        exchange, link = self.exchange, self._link
+        exchange, link = self.exchange, self._connection
         if exchange.options.upgrade is None:
             raise LinkError(f"request {self.id} asked for no WebSocket")
         from .websocket import ClientChannel
@@ -215,8 +179,8 @@ class ClientStream(Stream):
         if self.channel is not None:
             self.channel.pump()
         elif self.queued:
-            self._link.stage()
-        else:
+            self._connection.stage()
+        elif self.queued < self.credit:
             self._make_room()
 
     def on_written(self, count: int) -> None:
@@ -225,7 +189,8 @@ class ClientStream(Stream):
             # A worker that takes the body, however slowly, is not silent; and the time for the head runs from the
             # last byte written.
             self.arm_headers()
-        self._make_room()
+        if self._room is not None and self.queued < self.credit:
+            self._make_room()
 
     # -- delivering ------------------------------------------------------------------------------------
 
@@ -241,16 +206,12 @@ class ClientStream(Stream):
             # A final answer instead of 100, or before the end of the request: the rest of the body is never sent.
             self._stop_writing()
         if diagnostics.REQUEST_HEADERS.subscribers:
-            self._publish_head(head)
+            self._publish_head(head.status_code, head.headers)
         try:
             exchange.handler.on_response_start(exchange, status, head.headers, "")
         except BaseException as error:
             self._raised(error)
         return not exchange.done
-
-    def _publish_head(self, head: ResponseHead) -> None:
-        response = {"status_code": head.status_code, "headers": head.headers, "status_text": ""}
-        diagnostics.REQUEST_HEADERS.publish({"request": self.exchange, "response": response})
 
     def _deliver(self, data: bytes) -> None:
         exchange = self.exchange
@@ -265,34 +226,10 @@ class ClientStream(Stream):
         except BaseException as error:
             self._raised(error)
             return
-        if exchange._paused or self._exact is not None:
-            self._arm_body()
-        else:
-            self.stamp = self._link.timers.base
-
-    def _continue(self) -> None:
-        """Go on after a pause: what was held, then its end."""
-        exchange, held, link = self.exchange, self._held, self._link
-        consumed = 0
-        while held and not exchange._paused and not exchange.done:
-            data = held.popleft()
-            consumed += len(data)
-            self._deliver(data)
-        if consumed and link.engine.consumed(self, consumed):
-            link.stage()
-        if exchange._paused or exchange.done:
-            return
-        outcome = self._outcome
-        if outcome is None:
-            if exchange.status_code >= 200:
-                self._arm_body()
-        elif isinstance(outcome, Headers):
-            self._finish(outcome)
-        else:
-            self._fail(outcome)
+        self._delivered()
 
     def _finish(self, trailers: Headers) -> None:
-        exchange, link = self.exchange, self._link
+        exchange, link = self.exchange, self._connection
         if exchange.bytes_read != self._expected >= 0:
             self._fail(self._wrong_length())
             return
@@ -314,7 +251,7 @@ class ClientStream(Stream):
         link.ended()
 
     def _fail(self, error: BaseException) -> None:
-        exchange, link = self.exchange, self._link
+        exchange, link = self.exchange, self._connection
         if exchange.done:
             return
         self.detach()
@@ -324,21 +261,15 @@ class ClientStream(Stream):
         link.ended()
 
     def _fail_behind_held(self, error: BaseException) -> None:
-        exchange = self.exchange
-        if exchange.status_code >= 200 and (exchange._paused or self._held):
+        if self.holding:
             self._outcome = error
             self._disarm()
             self._stop_writing()
         else:
             self._fail(error)
 
-    def _raised(self, error: BaseException) -> None:
-        self.give_up(error)
-        if not isinstance(error, Exception):
-            raise error
-
     def _gone_error(self, reason: str) -> DodiciError:
-        name = self._link.peer_name
+        name = self._connection.peer_name
         if self.exchange.status_code >= 200:
             return BodyAbortedError(f"{name} gave up in the middle of the body: {reason}")
         return WorkerExitedError(f"{name} went away before it had sent a response: {reason}")
@@ -350,27 +281,7 @@ class ClientStream(Stream):
             f"the response {said} and came with {exchange.bytes_read} bytes", phase="body"
         )
 
-    @property
-    def phase(self) -> str:
-        """Where the exchange is."""
-        if self.exchange.status_code >= 200:
-            return "body"
-        return "headers" if self.sent else "request"
-
-    def detach(self) -> None:
-        """Let go of everything but the exchange, which somebody else takes or ends."""
-        self._stop_writing()
-        if self._exact is not None:
-            self._exact.close()
-            self._exact = None
-        self.patience = NEVER
-        self._held = None
-
     # -- the body's task -------------------------------------------------------------------------------
-
-    def write_body(self) -> None:
-        """Begin to send a body that has a task of its own; the head was sent."""
-        self.writer = BodyWriter(self, self.exchange, self._link.loop)
 
     def framer(self, length: int) -> DataFramer:
         return DataFramer(length, strict=True)
@@ -383,101 +294,18 @@ class ClientStream(Stream):
             return
         for part in parts:
             # What the source goes on to use must not change what is queued.
-            self._link.engine.outbox.send(self, part if type(part) is bytes else bytes(part))
-        self._link.stage()
+            self._connection.engine.outbox.send(self, part if type(part) is bytes else bytes(part))
+        self._connection.stage()
 
     async def writable(self) -> None:
         if self.gone:
             # Its end is about to be told, and `detach` then cancels who waits here.
-            await self._link.loop.create_future()
+            await self._connection.loop.create_future()
         if self.queued >= self.credit:
-            room = self._room = self._link.loop.create_future()
-            if self.exchange.status_code < 200:
-                # Only a worker that does not take the body is a reason to give up; a source may take its time.
-                self.arm_headers()
-            await room
-            if self.exchange.status_code < 200:
-                self._disarm()
-
-    def _make_room(self) -> None:
-        room = self._room
-        if room is not None and self.queued < self.credit:
-            self._room = None
-            if not room.done():
-                room.set_result(None)
-
-    def body_sent(self, exchange: Exchange) -> None:
-        self.writer = None
-        if self.gone or exchange.done:
-            return
-        self._link.engine.end(self)
-        self._link.stage()
-        if diagnostics.REQUEST_BODY_SENT.subscribers:
-            diagnostics.REQUEST_BODY_SENT.publish({"request": exchange})
-        if exchange.status_code < 200:
-            self.arm_headers()
+            await self._wait_for_room()
 
     def body_failed(self, exchange: Exchange, error: BaseException) -> None:
         self.writer = None
         if not exchange.done:
             annotate(error, phase="request")
             self.give_up(error)
-
-    def _stop_writing(self) -> None:
-        writer, self.writer = self.writer, None
-        if writer is not None:
-            writer.cancel()
-
-    # -- timeouts --------------------------------------------------------------------------------------
-
-    def arm_headers(self) -> None:
-        """From now on a response head is awaited."""
-        self._arm(self._headers_seconds())
-
-    def _headers_seconds(self) -> float:
-        seconds = self.exchange.options.headers_timeout
-        return self._link.headers_timeout if seconds is None else seconds
-
-    def _body_seconds(self) -> float:
-        seconds = self.exchange.options.body_timeout
-        return self._link.body_timeout if seconds is None else seconds
-
-    def _arm_body(self) -> None:
-        if self.exchange._paused:
-            self._disarm()
-            return
-        self._arm(self._body_seconds())
-
-    def _arm(self, seconds: float) -> None:
-        if seconds >= COARSE:
-            self.stamp = self._link.timers.base
-            self.patience = seconds
-            if self._exact is not None:
-                self._exact.disarm()
-            return
-        self.patience = NEVER
-        if self._exact is None:
-            if not seconds:
-                return
-            self._exact = self._link.timers.timer(self.timed_out)
-        self._exact.arm(seconds)
-
-    def _disarm(self) -> None:
-        self.patience = NEVER
-        if self._exact is not None:
-            self._exact.disarm()
-
-    def timed_out(self) -> None:
-        """The deadline has passed."""
-        self._disarm()
-        if self.exchange.done:
-            return
-        if self.exchange.status_code >= 200:
-            seconds = self._body_seconds()
-            error: DodiciError = BodyTimeoutError(
-                f"no data of the response body for {seconds:g} s (body_timeout)"
-            )
-        else:
-            seconds = self._headers_seconds()
-            error = HeadersTimeoutError(f"no response head within {seconds:g} s (headers_timeout)")
-        self.give_up(error)

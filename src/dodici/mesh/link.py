@@ -23,6 +23,7 @@ from ..core.controller import Exchange
 from ..core.errors import LinkError, socket_error
 from ..core.options import DispatchOptions
 from ..core.timers import NEVER, SLACK, TICK, Timer
+from ..net.connection import Patience
 from ..net.local import QueueTransport, open_local
 from ..net.loop import LoopServices, services as services_of
 from ..wire.mesh import frames
@@ -112,9 +113,7 @@ class Link(asyncio.BufferedProtocol):
         "_starting",
         "_ticked",
         "_timer",
-        "body_timeout",
         "engine",
-        "headers_timeout",
         "loop",
         "lost",
         "member_id",
@@ -122,6 +121,7 @@ class Link(asyncio.BufferedProtocol):
         "peer",
         "running",
         "served",
+        "settings",
         "timers",
         "transport",
     )
@@ -143,8 +143,7 @@ class Link(asyncio.BufferedProtocol):
         self.owner = owner
         self.loop = loop
         self.timers = services.timers
-        self.headers_timeout = headers_timeout
-        self.body_timeout = body_timeout
+        self.settings = Patience(headers_timeout, body_timeout)
         self.engine = Engine(self)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self.lost = False
@@ -339,9 +338,7 @@ class Link(asyncio.BufferedProtocol):
         engine.open(stream, prefix, rest, whole=whole)
         if diagnostics.CLIENT_SEND_HEADERS.subscribers or diagnostics.REQUEST_BODY_SENT.subscribers:
             publish_sent(exchange, rest, self.transport)
-        seconds = options.headers_timeout
-        if seconds is None:
-            seconds = self.headers_timeout
+        seconds = self.settings.headers_seconds(options)
         if seconds >= 1.0:
             stream.stamp = self.timers.base
             stream.patience = seconds

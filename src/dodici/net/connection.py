@@ -17,30 +17,11 @@ Failure: TypeAlias = tuple[Exchange, BaseException]
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionSettings:
-    """What all connections of a client share. Seconds and bytes; 0 or less disables a timeout or limit."""
+class Patience:
+    """How long what may take, in seconds, where an exchange's options do not say; 0 disables."""
 
-    scheme: bytes
-    host: bytes
-    heads: HeadCache
     headers_timeout: float
     body_timeout: float
-    keep_alive_timeout: float
-    keep_alive_max_timeout: float
-    keep_alive_threshold: float
-    max_header_size: int
-    max_response_size: int
-    max_requests: int
-    strict_content_length: bool
-    retry_stale: bool
-
-    h2: LocalSettings
-    h2_origin: tuple[bytes, bytes]
-    """Scheme and host once more: what encoded heads are remembered for, by identity."""
-    sections: SharedSections
-    max_streams: int
-    ping_interval: float
-    ping_timeout: float
 
     def headers_seconds(self, options: DispatchOptions) -> float:
         """How long the head of a response to this may take."""
@@ -57,6 +38,31 @@ class ConnectionSettings:
             return BodyTimeoutError(f"no data of the response body for {seconds:g} s (body_timeout)")
         seconds = self.headers_seconds(exchange.options)
         return HeadersTimeoutError(f"no response head within {seconds:g} s (headers_timeout)")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings(Patience):
+    """What all connections of a client share. Seconds and bytes; 0 or less disables a timeout or limit."""
+
+    scheme: bytes
+    host: bytes
+    heads: HeadCache
+    keep_alive_timeout: float
+    keep_alive_max_timeout: float
+    keep_alive_threshold: float
+    max_header_size: int
+    max_response_size: int
+    max_requests: int
+    strict_content_length: bool
+    retry_stale: bool
+
+    h2: LocalSettings
+    h2_origin: tuple[bytes, bytes]
+    """Scheme and host once more: what encoded heads are remembered for, by identity."""
+    sections: SharedSections
+    max_streams: int
+    ping_interval: float
+    ping_timeout: float
 
 
 class Owner(Protocol):

@@ -7,8 +7,6 @@ good or bad, waits behind what is held.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from typing import TYPE_CHECKING
 
 from ..core import diagnostics
@@ -18,59 +16,29 @@ from ..core.errors import (
     annotate,
 )
 from ..core.headers import Headers
-from ..core.timers import COARSE, NEVER, Timer
 from ..wire.h2.frames import ErrorCode
 from ..wire.h2.sections import Section
 from ..wire.h2.streams import Stream
-from .body import PIECE, BodyWriter, DataFramer
+from .body import PIECE, DataFramer
+from .carrier import CARRIER_SLOTS, StreamCarrier
 
 if TYPE_CHECKING:
     from .h2_conn import H2Connection
     from .h2_tunnel import StreamTransport
 
 
-class H2Stream(Stream):
+class H2Stream(StreamCarrier, Stream):
     """The carrier of an exchange, and the transport of its body."""
 
-    __slots__ = (
-        "_connection",
-        "_exact",
-        "_held",
-        "_outcome",
-        "_room",
-        "exchange",
-        "patience",
-        "stamp",
-        "tunnel",
-        "writer",
-    )
+    __slots__ = (*CARRIER_SLOTS, "tunnel")
+    _connection: H2Connection
 
     def __init__(self, connection: H2Connection, exchange: Exchange) -> None:
         super().__init__()
-        self._connection = connection
-        self.exchange = exchange
-        self.stamp = 0.0
-        """`Timers.base` of the last progress: with `patience`, what is looked at once per tick."""
-        self.patience = NEVER
-        """Seconds without progress that are too many."""
-        self._exact: Timer | None = None
-        self._held: deque[bytes] | None = None
-        self._outcome: Headers | BaseException | None = None
-        self._room: asyncio.Future[None] | None = None
-        self.writer: BodyWriter | None = None
+        self.carry(connection, exchange)
         self.tunnel: StreamTransport | None = None
 
     # -- the carrier's side ----------------------------------------------------------------------------
-
-    def abort_exchange(self, exchange: Exchange, error: BaseException) -> None:
-        self.give_up(error)
-
-    def pause_exchange(self, exchange: Exchange) -> None:
-        if exchange.status_code >= 200:
-            self._disarm()
-
-    def resume_exchange(self, exchange: Exchange) -> None:
-        self._connection.loop.call_soon(self._continue)
 
     def give_up(self, error: BaseException, code: int = ErrorCode.CANCEL) -> None:
         """Reset the stream and fail the exchange."""
@@ -89,7 +57,7 @@ class H2Stream(Stream):
         if self.writer is None:
             self.arm_headers()
         if diagnostics.REQUEST_HEADERS.subscribers:
-            self._publish_head(section)
+            self._publish_head(section.status_code, section.headers)
         exchange.http_version = "2"
         try:
             exchange.handler.on_response_start(exchange, section.status_code, section.headers, "")
@@ -107,7 +75,7 @@ class H2Stream(Stream):
             if status < 300 and self._hand_over(section):
                 return
         if diagnostics.REQUEST_HEADERS.subscribers:
-            self._publish_head(section)
+            self._publish_head(section.status_code, section.headers)
         try:
             exchange.handler.on_response_start(exchange, status, section.headers, "")
         except BaseException as error:
@@ -119,9 +87,7 @@ class H2Stream(Stream):
         if self.tunnel is not None:
             return self.tunnel.on_data(data)
         if self.exchange._paused or self._held:
-            if self._held is None:
-                self._held = deque()
-            self._held.append(data)
+            self._hold(data)
             return False
         self._deliver(data)
         return True
@@ -159,15 +125,9 @@ class H2Stream(Stream):
             # last byte written.
             self.arm_headers()
         if self._room is not None and self.queued < PIECE:
-            if not self._room.done():
-                self._room.set_result(None)
-            self._room = None
+            self._make_room()
 
     # -- delivering ------------------------------------------------------------------------------------
-
-    def _publish_head(self, section: Section) -> None:
-        response = {"status_code": section.status_code, "headers": section.headers, "status_text": ""}
-        diagnostics.REQUEST_HEADERS.publish({"request": self.exchange, "response": response})
 
     def _deliver(self, data: bytes) -> None:
         exchange = self.exchange
@@ -184,32 +144,7 @@ class H2Stream(Stream):
         except BaseException as error:
             self._raised(error)
             return
-        if exchange._paused or self._exact is not None:
-            self._arm_body()
-        else:
-            self.stamp = connection.timers.base
-
-    def _continue(self) -> None:
-        """Go on after a pause: what was held, then its end."""
-        exchange, held = self.exchange, self._held
-        consumed = 0
-        while held and not exchange._paused and not exchange.done:
-            data = held.popleft()
-            consumed += len(data)
-            self._deliver(data)
-        if consumed:
-            self._connection.engine.consumed(self, consumed)
-            self._connection.stage()
-        if exchange._paused or exchange.done:
-            return
-        outcome = self._outcome
-        if outcome is None:
-            if exchange.status_code >= 200:
-                self._arm_body()
-        elif isinstance(outcome, Headers):
-            self._finish(outcome)
-        else:
-            self._fail(outcome)
+        self._delivered()
 
     def _finish(self, trailers: Headers) -> None:
         exchange = self.exchange
@@ -247,31 +182,6 @@ class H2Stream(Stream):
         exchange.fail(error)
         connection.stream_over()
 
-    def _raised(self, error: BaseException) -> None:
-        self.give_up(error)
-        if not isinstance(error, Exception):
-            raise error
-
-    @property
-    def holding(self) -> bool:
-        """Whether something that has arrived waits for the handler to resume."""
-        return self.exchange.status_code >= 200 and (self.exchange._paused or bool(self._held))
-
-    @property
-    def phase(self) -> str:
-        if self.exchange.status_code >= 200:
-            return "body"
-        return "headers" if self.sent else "request"
-
-    def detach(self) -> None:
-        """Let go of everything but the exchange, which somebody else takes or ends."""
-        self._stop_writing()
-        if self._exact is not None:
-            self._exact.close()
-            self._exact = None
-        self.patience = NEVER
-        self._held = None
-
     def _hand_over(self, section: Section) -> bool:
         """Whether the stream has become a tunnel: 2xx to CONNECT, plain or extended (RFC 8441)."""
         options = self.exchange.options
@@ -284,10 +194,6 @@ class H2Stream(Stream):
         return True
 
     # -- the body's task -------------------------------------------------------------------------------
-
-    def write_body(self) -> None:
-        """Begin to send a body that has a task of its own; the head was sent."""
-        self.writer = BodyWriter(self, self.exchange, self._connection.loop)
 
     def framer(self, length: int) -> DataFramer:
         return DataFramer(length, strict=self._connection.settings.strict_content_length)
@@ -305,67 +211,10 @@ class H2Stream(Stream):
             # Its end is about to be told, and `detach` then cancels who waits here.
             await self._connection.loop.create_future()
         if self.queued >= PIECE:
-            room = self._room = self._connection.loop.create_future()
-            if self.exchange.status_code < 200:
-                # Only a peer that does not take the body is a reason to give up; a source may take its time.
-                self.arm_headers()
-            await room
-            if self.exchange.status_code < 200:
-                self._disarm()
-
-    def body_sent(self, exchange: Exchange) -> None:
-        self.writer = None
-        if self.gone or exchange.done:
-            return
-        self._connection.engine.end(self)
-        self._connection.stage()
-        if diagnostics.REQUEST_BODY_SENT.subscribers:
-            diagnostics.REQUEST_BODY_SENT.publish({"request": exchange})
-        if exchange.status_code < 200:
-            self.arm_headers()
+            await self._wait_for_room()
 
     def body_failed(self, exchange: Exchange, error: BaseException) -> None:
         self.writer = None
         if not exchange.done:
             annotate(error, phase="request")
             self.give_up(error, ErrorCode.INTERNAL_ERROR)
-
-    def _stop_writing(self) -> None:
-        writer, self.writer = self.writer, None
-        if writer is not None:
-            writer.cancel()
-
-    # -- timeouts --------------------------------------------------------------------------------------
-
-    def arm_headers(self) -> None:
-        """From now on a response head is awaited."""
-        self._arm(self._connection.settings.headers_seconds(self.exchange.options))
-
-    def _arm_body(self) -> None:
-        if self.exchange._paused:
-            self._disarm()
-            return
-        self._arm(self._connection.settings.body_seconds(self.exchange.options))
-
-    def _arm(self, seconds: float) -> None:
-        if seconds >= COARSE:
-            self.stamp = self._connection.timers.base
-            self.patience = seconds
-            if self._exact is not None:
-                self._exact.disarm()
-            return
-        self.patience = NEVER
-        if self._exact is None:
-            self._exact = self._connection.timers.timer(self.timed_out)
-        self._exact.arm(seconds)
-
-    def _disarm(self) -> None:
-        self.patience = NEVER
-        if self._exact is not None:
-            self._exact.disarm()
-
-    def timed_out(self) -> None:
-        """The deadline has passed."""
-        self._disarm()
-        if not self.exchange.done:
-            self.give_up(self._connection.settings.timeout_error(self.exchange))
