@@ -28,6 +28,7 @@ class TinyHost:
     def __init__(self, app: Any, *, app_errors: str = "500", state: Mapping[str, Any] | None = None) -> None:
         self.app = app
         self.app_errors = app_errors
+        self.trace = True
         self.state = state
         self.begin = True
         self.streams: list[Any] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .controller import refuse
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DispatchFunction: TypeAlias = "Callable[[DispatchOptions, Any], bool]"
 Interceptor: TypeAlias = "Callable[[DispatchFunction], DispatchFunction]"
+CapacityListener: TypeAlias = "Callable[[float], Awaitable[None] | None]"
+"""Is told the share of an origin's capacity that accepts requests, 0.0 to 1.0; may return what is to be waited for."""
 
 _api: Any = None
 
@@ -80,6 +82,23 @@ class Dispatcher(EventEmitter, ABC):
     @abstractmethod
     def destroyed(self) -> bool:
         """Whether `destroy()` was called, or `close()` has finished."""
+
+    def watch_capacity(self, origin: str, on_change: CapacityListener) -> Callable[[], None] | None:
+        """Be told how much of what serves an origin accepts requests: the one flow-control signal between layers.
+
+        `on_change(share)` is called before this returns, and at each change, in the loop turn in which no request is
+        dispatched there any more, or one may be again. What it returns is awaited before whoever made the change
+        (`set_accepting()`, `pause_worker()`) hears that it is applied. That is cancelled when it takes too long; a
+        `MeshTimeoutError` that it raises, then or before, names in its `members` who has not applied the change.
+
+        Args:
+            origin: ``"http://host"``, as in options.
+            on_change: a plain function that does not block; called on the dispatcher's loop.
+
+        Returns:
+            What ends it. None: nothing is known of that origin's capacity, and it counts as 1.0.
+        """
+        return None
 
     def compose(self, *interceptors: Interceptor | Iterable[Interceptor | None] | None) -> ComposedDispatcher:
         """Wrap `dispatch` in interceptors. The last one is the outermost and sees a request first.
@@ -177,6 +196,10 @@ class Branch(ABC):
     async def destroy(self, error: BaseException | None = None) -> None:
         """As `Dispatcher.destroy`."""
 
+    def watch_capacity(self, origin: str, on_change: CapacityListener) -> Callable[[], None] | None:
+        """As `Dispatcher.watch_capacity`, for the origins whose exchanges are its own."""
+        return None
+
 
 class ComposedDispatcher(Dispatcher):
     """A dispatcher seen through interceptors. All but `dispatch` is the wrapped dispatcher's."""
@@ -217,6 +240,13 @@ class ComposedDispatcher(Dispatcher):
         if options.body is None:
             self._filled_in = (options, filled)
         return filled
+
+    def watch_capacity(self, origin: str, on_change: CapacityListener) -> Callable[[], None] | None:
+        for branch in reversed(self._branches):  # the last one sees a request first
+            end = branch.watch_capacity(origin, on_change)
+            if end is not None:
+                return end
+        return self.base.watch_capacity(origin, on_change)
 
     async def close(self) -> None:
         self._closing = True

@@ -23,6 +23,7 @@ from ..core.errors import InformationalError, RequestTimeoutError
 from ..core.headers import Headers
 from ..core.options import BYTES, DispatchOptions
 from ..core.relay import Relay
+from ..core.trace import current
 from ._common import content_length, notify_error, running_loop, tell_dispatch
 
 DRAIN_BYTES = 64 * 1024
@@ -38,6 +39,7 @@ class Series:
 
     __slots__ = (
         "_deadline",
+        "_place",
         "_timeout",
         "_timer",
         "attempt",
@@ -62,6 +64,7 @@ class Series:
         self.delivering = False
         """Whether the handler has been given a final response head."""
         self.over = False
+        self._place = current.get()
         self._timer: Any = None
         self._timeout = options.timeout
         self._deadline = self.loop.time() + options.timeout if options.timeout else None
@@ -113,12 +116,16 @@ class Series:
         if left is not None and left <= 0:
             self.fail(RequestTimeoutError("request did not end in time", origin=self.options.origin))
             return
+        # This is called from whatever reads the response before: later attempts belong to the trace of the first.
+        token = current.set(self._place)
         try:
             if left is not None:
                 self.options = self.options.replace(timeout=left)
             self._dispatch()
         except Exception as error:
             self.fail(error)
+        finally:
+            current.reset(token)
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Call `action` in `seconds`, unless the series ends before."""

@@ -186,7 +186,7 @@ class _Run:
         config = self.config
         info = MemberInfo(id=config["id"], name=config["name"], pid=os.getpid(), kind=self.kind)
         self.member = member = Member(info, self.channel, self.loop, MeshSettings(**config["settings"]))
-        member.calls = {"close": self._on_close, "drain": self._on_drain, "stats": self._on_stats}
+        member.calls |= {"close": self._on_close, "drain": self._on_drain, "stats": self._on_stats}
         self.place = Place(member, self._make_host)
         settle(self.place, whole_process=self.kind == "process")
         await member.joined()
@@ -199,6 +199,7 @@ class _Run:
         given = {key: value for key, value in wanted.items() if value is not None}
         for key in ("lifespan", "interface", "app_errors", "wsgi_threads", "cwd"):
             given.setdefault(key, config[key])
+        given["trace"] = config["settings"].get("trace", True)
         return AppHost(**given)
 
     def _failed(self, error: BaseException) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import diagnostics
 from ..core.controller import Exchange, refuse
-from ..core.dispatcher import Branch, Dispatcher, DispatchFunction
+from ..core.dispatcher import Branch, CapacityListener, Dispatcher, DispatchFunction
 from ..core.errors import (
     ClientClosedError,
     ConnectTimeoutError,
@@ -33,10 +33,13 @@ from ..core.errors import (
 )
 from ..core.handler import Handler, check_handler, known_handlers
 from ..core.options import DispatchOptions, check_seconds
+from ..core.trace import here
 from ..pool.base import BaseDispatcher
+from .capacity import Change, Watches
 from .hooks import ClientHooks, HookedHandler
 from .hosts import Domain
 from .snapshot import MemberInfo, MeshSnapshot
+from .tracing import MeshSpan, fields_for, span_for
 
 if TYPE_CHECKING:
     from .contracts import ClientHome, PeerLink
@@ -99,7 +102,7 @@ class Rotation:
 class MeshExchange(Exchange):
     """One request to a worker."""
 
-    __slots__ = ("_branch", "rotation", "target_id", "tried")
+    __slots__ = ("_branch", "rotation", "span", "target_id", "tried")
 
     def __init__(
         self, branch: MeshBranch, handler: Any, options: DispatchOptions, rotation: Rotation
@@ -109,10 +112,18 @@ class MeshExchange(Exchange):
         self.rotation = rotation
         self.target_id = ""
         self.tried: set[str] | None = None
+        self.span: MeshSpan | None = None
 
     def end(self) -> None:
         super().end()
+        if self.span is not None:
+            self.span.end(f"{self.rotation.name} {self.target_id}", self.status_code)
         self._branch.ended(self)
+
+    def fail(self, error: BaseException) -> None:
+        if self.span is not None and not self.done:
+            self.span.failure = type(error).__name__
+        super().fail(error)
 
 
 class MeshClient:
@@ -125,6 +136,7 @@ class MeshClient:
         body_timeout: the same between two pieces of a response body.
         unknown: what becomes of hosts in the domain that no worker ever had: ``"error"`` for `NoTargetError`,
             ``"pass"`` for the next dispatcher.
+        trace: whether requests join the trace of what sends them.
         hooks: see `hooks.py`.
 
     Raises:
@@ -139,6 +151,7 @@ class MeshClient:
         timeout: float | None = None,
         body_timeout: float | None = None,
         unknown: str = "error",
+        trace: bool = True,
         hooks: ClientHooks | None = None,
     ) -> None:
         if unknown not in ("error", "pass"):
@@ -148,10 +161,13 @@ class MeshClient:
         self.body_timeout = SILENCE if body_timeout is None else check_seconds("body_timeout", body_timeout)
         self.hooks = hooks or ClientHooks()
         self.closed = False
+        self.trace = trace
         self.snapshot = MeshSnapshot()
+        self.watches = Watches(self._share)
         self._home = home
         self._pass_unknown = unknown == "pass"
         self._rotations: dict[str, Rotation] = {}
+        self._gone: set[str] = set()
         self._names: dict[str, str] = {}
         self._links: dict[str, PeerLink] = {}
         self._waiting: dict[str, list[MeshExchange]] = {}
@@ -182,10 +198,13 @@ class MeshClient:
 
     # -- what the member tells -------------------------------------------------------------------------
 
-    def apply(self, snapshot: MeshSnapshot) -> None:
-        """Apply a snapshot that is newer than the present one; ignore any other."""
+    def apply(self, snapshot: MeshSnapshot) -> list[Change]:
+        """Apply a snapshot that is newer than the present one; ignore any other.
+
+        Returns what has to end before it holds for those, too, who watch the capacity of a name.
+        """
         if snapshot.version <= self.snapshot.version:
-            return
+            return []
         self.snapshot = snapshot
         members = snapshot.members
         for name in {*self._rotations, *snapshot.routes}:
@@ -196,6 +215,9 @@ class MeshClient:
             rotation.update(tuple(members[one] for one in ids if one in members))
             if not rotation.known and self._pass_unknown:
                 del self._rotations[name]
+                if self.watches.of(name):
+                    self._gone.add(name)
+        changes = self.watches.refresh()
         for member_id in list(self._waiting):
             # The worker may still be offered under another of its names.
             stay: list[MeshExchange] = []
@@ -207,6 +229,17 @@ class MeshClient:
             else:
                 self._stop_waiting(member_id)
             self._route_again(leave)
+        return changes
+
+    def _share(self, name: str) -> float:
+        """The share of a name's workers that may be chosen."""
+        if self.closed:
+            return 0.0
+        rotation = self._rotations.get(name)
+        if rotation is None:
+            # What is passed on is unlimited; but not what was the workers' a moment ago.
+            return 1.0 if self._pass_unknown and name not in self._gone else 0.0
+        return len(rotation.available) / len(rotation.known) if rotation.available else 0.0
 
     def _still_offered(self, exchange: MeshExchange) -> bool:
         return any(member.id == exchange.target_id for member in exchange.rotation.available)
@@ -326,6 +359,7 @@ class MeshClient:
     async def drain(self) -> None:
         """Refuse what is dispatched from now on (`ClientClosedError`) and return when all that runs has ended."""
         self.closed = True
+        self.watches.refresh()
         for branch in list(self._branches):
             await branch.idle()
         for dispatcher in self._unix.values():
@@ -334,6 +368,7 @@ class MeshClient:
     async def destroy(self, error: BaseException) -> None:
         """Fail all that runs with `error`."""
         self.closed = True
+        self.watches.refresh()
         for branch in list(self._branches):
             branch.fail_running(error)
         for dispatcher in self._unix.values():
@@ -349,6 +384,7 @@ class MeshClient:
     def forget(self, branch: MeshBranch) -> None:
         """A branch is closed."""
         self._branches.discard(branch)
+        self.watches.end(branch)
 
 
 class MeshBranch(BaseDispatcher, Branch):
@@ -402,12 +438,29 @@ class MeshBranch(BaseDispatcher, Branch):
             return self._with_hooks(options, handler, name)
         target = rotation.next() if rotation is not None else None
         if target is None:
-            return refuse(handler, no_target(origin, name, rotation))
+            return self._refuse(options, handler, no_target(origin, name, rotation), name)
         return self._begin(options, handler, rotation, target)  # type: ignore[arg-type]
+
+    def _refuse(self, options: DispatchOptions, handler: Any, error: NoTargetError, name: str) -> bool:
+        above = here() if self._client.trace else None
+        if above is not None:
+            MeshSpan(above, options).refused(name, error)
+        return refuse(handler, error)
 
     def dispatch(self, options: DispatchOptions | Mapping[str, Any], handler: Handler) -> bool:
         checked = self._check(options, handler)
         return self(checked, handler) if checked is not None else False
+
+    def watch_capacity(self, origin: str, on_change: CapacityListener) -> Callable[[], None] | None:
+        client = self._client
+        try:
+            name = client.name_of(origin)
+        except InvalidArgumentError:
+            return None
+        if name == _OUTSIDE:
+            return None
+        self._bind()
+        return client.watches.add(name, on_change, self, ended=self._closed)
 
     def _with_hooks(self, options: DispatchOptions, handler: Any, name: str) -> bool:
         client = self._client
@@ -422,13 +475,15 @@ class MeshBranch(BaseDispatcher, Branch):
         except Exception as error:
             return refuse(hooked, error)
         if target is None:
-            return refuse(hooked, no_target(options.origin, name, rotation))
+            return self._refuse(options, hooked, no_target(options.origin, name, rotation), name)
         return self._begin(options, hooked, rotation, target)  # type: ignore[arg-type]
 
     def _begin(self, options: DispatchOptions, handler: Any, rotation: Rotation, target: MemberInfo) -> bool:
         if target.address is not None:
             return self._over_network(options, handler, target.address)
         exchange = MeshExchange(self, handler, options, rotation)
+        if self._client.trace and (above := here()) is not None:
+            exchange.span = span_for(above, options)
         self.exchanges.add(exchange)
         if options.timeout:
             exchange.start_deadline(self._services.timers, options.timeout)  # type: ignore[union-attr]
@@ -457,6 +512,8 @@ class MeshBranch(BaseDispatcher, Branch):
             changes["body_timeout"] = client.body_timeout
         origin = options.origin or ""
         headers = options.headers | {"host": origin.partition("://")[2]}
+        if client.trace and (above := here()) is not None:
+            headers |= fields_for(above, options)
         try:
             if address.startswith("unix:"):
                 options = options.replace(origin="http://localhost", headers=headers, **changes)

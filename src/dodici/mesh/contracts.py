@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from ..core.controller import Exchange
+    from .capacity import Change
     from .snapshot import MemberInfo, MeshSnapshot
 
 Scope: TypeAlias = "dict[str, Any]"
@@ -52,6 +53,8 @@ class StreamOwner(Protocol):
 
     app_errors: str
     """``"500"`` or ``"raise"``: what the client gets of an app that raises before its head."""
+    trace: bool
+    """Whether requests that belong to a trace are recorded, and what their apps send joins it."""
 
     def on_request(self, scope: Scope) -> None:
         """`on_server_request`: before the app is called. What it raises is the request's error."""
@@ -129,9 +132,9 @@ class ClientHome(Protocol):
 class SnapshotReader(Protocol):
     """Who applies snapshots: `MeshClient`."""
 
-    def apply(self, snapshot: MeshSnapshot) -> None:
+    def apply(self, snapshot: MeshSnapshot) -> list[Change]:
         """Apply it if it is newer than the present one. From then on no request is sent to a worker that it does
-        not list as available.
+        not list as available. Returns what has to end before it may be acknowledged.
         """
 
     def linked(self, link: PeerLink) -> None: ...

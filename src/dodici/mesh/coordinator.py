@@ -23,6 +23,7 @@ from ..core.errors import (
     MeshTimeoutError,
 )
 from ..core.options import check_seconds
+from ..core.spans import MOST, Span, spans
 from .control import queue_channels
 from .hooks import ClientHooks, Hooks, hook_list
 from .hub import Connection, Hub
@@ -30,6 +31,7 @@ from .member import Member, MeshSettings
 from .membership import MeshEvent
 from .running import Running
 from .snapshot import MemberInfo, MeshSnapshot
+from .tracing import collect
 from .wired import DRAIN
 from .worker import Worker, check_grace
 
@@ -59,6 +61,8 @@ class WorkerInterceptor:
         propagation_timeout: seconds that members have to acknowledge a change; 0 for ever.
         unknown: what becomes of hosts in the domain that no worker ever had: ``"error"`` for `NoTargetError`,
             ``"pass"`` for the next dispatcher.
+        trace: requests that are sent while a request of a trace is served join that trace, and the members keep spans of
+            them: see `spans()`. With False, fields pass as they are given, and nothing is kept.
         on_request: `hook(options, ctx)`, before a worker is chosen; may return changed options. Here and below one
             function or a list of them; plain ones.
         allow_target: `hook(options, target, ctx)`, for each candidate; False means the next one.
@@ -81,6 +85,7 @@ class WorkerInterceptor:
         body_timeout: float | None = None,
         propagation_timeout: float = 5.0,
         unknown: str = "error",
+        trace: bool = True,
         on_request: Hooks = None,
         allow_target: Hooks = None,
         on_response: Hooks = None,
@@ -96,6 +101,7 @@ class WorkerInterceptor:
             body_timeout=body_timeout,
             unknown=unknown,
             propagation_timeout=check_seconds("propagation_timeout", propagation_timeout),
+            trace=bool(trace),
         )
         self._client = self._settings.client(
             self,
@@ -288,6 +294,26 @@ class WorkerInterceptor:
             stream.end()
         self._streams.add(stream)
         return stream
+
+    async def spans(
+        self, trace_id: str | None = None, *, most: int = MOST, timeout: float = 1.0
+    ) -> tuple[list[Span], list[str]]:
+        """What this process and those of the workers remember of a trace, or of all.
+
+        Args:
+            trace_id: 32 hexadecimal digits; None for the newest spans.
+            most: how many of each process.
+            timeout: seconds that a worker has to answer.
+
+        Returns:
+            The spans, and which workers did not tell and why.
+        """
+        found = spans(trace_id, most)
+        if self._hub is None:
+            return found, []
+        self._check_loop(self._hub)
+        told, silent = await collect(self._hub, trace_id, most, timeout)
+        return found + told, silent
 
     def _on_event(self, event: MeshEvent) -> None:
         run = self._runs.get(event.member.id)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InvalidArgumentError, MeshError
+from ..core.trace import here
 from .generation import Generation
 from .hooks import Hooks, hook_list
 from .lifespan import MODES
@@ -73,6 +74,7 @@ class AppHost:
         on_server_error: ``hook(scope, error)``, when the app or a hook raised.
         interface: ``"auto"``, ``"asgi"`` or ``"wsgi"``, for apps that `replace()` is given.
         cwd: the folder that ``"module:app"`` is imported from.
+        trace: record the requests that belong to a trace, and let what their apps send join it.
 
     Raises:
         InvalidArgumentError: an argument is not as above; (a `TypeError`, too) a hook is not callable or asynchronous.
@@ -89,6 +91,7 @@ class AppHost:
         on_server_error: Hooks = None,
         interface: str = "auto",
         cwd: str | os.PathLike[str] | None = None,
+        trace: bool = True,
     ) -> None:
         if lifespan not in MODES:
             raise InvalidArgumentError(f'lifespan must be "auto", "on" or "off", not {lifespan!r}')
@@ -97,6 +100,7 @@ class AppHost:
         if not isinstance(wsgi_threads, int) or isinstance(wsgi_threads, bool) or wsgi_threads < 1:
             raise InvalidArgumentError(f"wsgi_threads must be a positive number, not {wsgi_threads!r}")
         self.app_errors = app_errors
+        self.trace = trace
         self._wsgi_threads = wsgi_threads
         self._lifespan = lifespan
         self._interface = interface
@@ -298,7 +302,9 @@ class AppHost:
     def on_error(self, scope: Scope, error: BaseException) -> None:
         """Count and log what the app raised, and run `on_server_error`. Never raises."""
         self.errors += 1
-        _log.error("the app raised in %s", _shown(scope), exc_info=error)
+        place = here()
+        where = "" if place is None else f" (trace {place.trace_id})"
+        _log.error("the app raised in %s%s", _shown(scope), where, exc_info=error)
         for hook in self._on_error:
             try:
                 hook(scope, error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InvalidArgumentError, LinkError, MeshError
 from ..net.loop import Loop
+from .capacity import Named
 from .member import MeshSettings, info_json, named, silence_error
 from .membership import Answer, Membership, MeshEvent, Publish
 from .snapshot import MemberInfo
@@ -63,7 +64,7 @@ class Hub:
         self.membership.version = version
         self._on_event = on_event
         self._connections: dict[str, Connection] = {}
-        self._tickets: dict[int, Callable[[tuple[MemberInfo, ...]], None]] = {}
+        self._tickets: dict[int, Callable[[tuple[Named, ...]], None]] = {}
         self._pairs: dict[frozenset[str], int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._last_call = 0
@@ -110,9 +111,9 @@ class Hub:
         """
         settled: asyncio.Future[None] = self.loop.create_future()
 
-        def settle(silent: tuple[MemberInfo, ...]) -> None:
+        def settle(silent: tuple[Named, ...]) -> None:
             if not settled.done():
-                error = silence_error(named(silent), self.settings)
+                error = silence_error(silent, self.settings)
                 if error is None:
                     settled.set_result(None)
                 else:
@@ -146,6 +147,11 @@ class Hub:
         finally:
             connection.calls.pop(call, None)
 
+    def processes(self) -> list[MemberInfo]:
+        """The members that live in processes of their own."""
+        members = self._connections.values()
+        return [each.info for each in members if each.info.kind == "process" and each.joined]
+
     def close(self) -> None:
         """Stop the timer and close the channels. Nobody is left who could acknowledge: what waits for that is done."""
         if self._timer is not None:
@@ -166,7 +172,8 @@ class Hub:
         kind = message["type"]
         member_id = connection.info.id
         if kind == "ack":
-            self.membership.acknowledge(member_id, int(message["version"]))
+            silent = [(str(key), str(name), int(pid)) for key, name, pid in message.get("silent", ())]
+            self.membership.acknowledge(member_id, int(message["version"]), silent)
             self._carry_out()
         elif kind == "connect":
             self._join_pair(connection, str(message["peer"]), int(message["after"]))
@@ -206,8 +213,8 @@ class Hub:
         self._carry_out()
 
     def _operate(self, connection: Connection, operation: int, make: Callable[[float], int]) -> None:
-        def settle(silent: tuple[MemberInfo, ...]) -> None:
-            connection.channel.send({"type": "done", "op": operation, "silent": named(silent)})
+        def settle(silent: tuple[Named, ...]) -> None:
+            connection.channel.send({"type": "done", "op": operation, "silent": silent})
 
         try:
             self._take(make, settle)
@@ -223,7 +230,7 @@ class Hub:
 
     # -------------------------------------------------------------------------------- carrying out
 
-    def _take(self, make: Callable[[float], int], settle: Callable[[tuple[MemberInfo, ...]], None]) -> None:
+    def _take(self, make: Callable[[float], int], settle: Callable[[tuple[Named, ...]], None]) -> None:
         self._tickets[make(self.loop.time())] = settle
         self._carry_out()
 
@@ -241,7 +248,7 @@ class Hub:
                 elif type(output) is Answer:
                     settle = self._tickets.pop(output.ticket, None)
                     if settle is not None:
-                        settle(output.silent)
+                        settle((*named(output.silent), *output.beyond))
                 elif type(output) is MeshEvent:
                     self._on_event(output)
         self._set_timer()

@@ -335,7 +335,9 @@ class Link(asyncio.BufferedProtocol):
         exchange.bytes_sent = len(rest) + 9
         if self._timer is None:
             self._start_ticking()
-        engine.open(stream, prefix, rest, whole=whole)
+        # An exchange of a `MeshClient` has one where it belongs to a trace.
+        span = getattr(exchange, "span", None)
+        engine.open(stream, prefix, rest, whole=whole, trace=None if span is None else span.frame)
         if diagnostics.CLIENT_SEND_HEADERS.subscribers or diagnostics.REQUEST_BODY_SENT.subscribers:
             publish_sent(exchange, rest, self.transport)
         seconds = self.settings.headers_seconds(options)

@@ -12,20 +12,22 @@ What crosses the control channel (JSON, `type` says which):
                        gone(peer)                     it has died: its link ends, whoever still holds it open
                        call(call, do, ...)            to be answered by `reply`
     to the coordinator joined()                       about to begin; `failed(error, traceback)` if it cannot
-                       ack(version)
+                       ack(version, silent)           `silent`: watchers beyond the mesh who have not applied it
                        set(op, values) leave(op)
                        connect(peer, after)           make a link, unless one newer than serial `after` is under way
                        reply(call, result | error)
                        closed()                       left in order; the channel is closed next
 
-Invariant: one link per peer is used for new requests, the one with the highest serial. Older ones live on until what
-runs on them has ended.
+Invariants: one link per peer is used for new requests, the one with the highest serial. Older ones live on until what
+runs on them has ended. Acknowledgements are cumulative, so that one which waits for watchers (`capacity.py`) holds back
+those behind it; none waits longer than `WATCHERS` of the propagation timeout, so that it is in time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -33,15 +35,19 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import DodiciError, LinkError, MeshError, MeshTimeoutError
 from ..net.handover import guard, unguard
 from ..net.loop import Loop
+from .capacity import Change, settled
 from .client import MeshClient
 from .hooks import ClientHooks
 from .snapshot import MemberInfo, MeshSnapshot
+from .tracing import SPANS, tell
 
 if TYPE_CHECKING:
     from ..core.controller import Exchange
     from .contracts import PeerLink, ServerStream
     from .control import Channel, Message
 
+WATCHERS = 0.8
+"""What of the propagation timeout those have who watch capacity."""
 BARRIER = 1.0
 """Seconds that a peer has to answer a barrier."""
 ORPHAN = 0.5
@@ -59,6 +65,7 @@ class MeshSettings:
     body_timeout: float | None = None
     unknown: str = "error"
     propagation_timeout: float = 5.0
+    trace: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,6 +78,7 @@ class MeshSettings:
             timeout=self.timeout,
             body_timeout=self.body_timeout,
             unknown=self.unknown,
+            trace=self.trace,
             hooks=hooks,
         )
 
@@ -87,6 +95,15 @@ class Door:
     def shut(stream: ServerStream) -> None:
         """Send it back."""
         stream.refuse("no app is here")
+
+
+@dataclass(slots=True)
+class _Due:
+    """An acknowledgement that waits."""
+
+    version: int
+    changes: list[Change]
+    until: float
 
 
 @dataclass(slots=True)
@@ -124,7 +141,7 @@ class Member:
         self.client = client if client is not None else settings.client(self)
         self.door = Door()
         """Where the requests of others go; a member without an app sends them back."""
-        self.calls: dict[str, Callable[[Message], Awaitable[Mapping[str, Any] | None]]] = {}
+        self.calls: dict[str, Callable[[Message], Awaitable[Mapping[str, Any] | None]]] = {SPANS: tell}
         """What the coordinator may ask for, by name."""
         self.on_orphaned: Callable[[], None] | None = None
         """The coordinator is gone."""
@@ -133,6 +150,7 @@ class Member:
         self._serials: dict[str, int] = {}
         self._operations: dict[int, asyncio.Future[None]] = {}
         self._last_operation = 0
+        self._due: deque[_Due] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._applied = asyncio.Event()
         self._closed = False
@@ -182,10 +200,9 @@ class Member:
         kind = message["type"]
         if kind == "snapshot":
             snapshot = MeshSnapshot.from_json(message["snapshot"])
-            self.client.apply(snapshot)
+            changes = self.client.apply(snapshot)
             self.info = snapshot.members.get(self.member_id, self.info)
-            # Of the newest: this message may take the place of one that is still on its way.
-            self.channel.send({"type": "ack", "version": self.client.snapshot.version}, key="ack")
+            self._acknowledge(changes)
             self._applied.set()
         elif kind == "done":
             self._answered(message["op"], silence_error(message["silent"], self.settings))
@@ -202,6 +219,31 @@ class Member:
             self._task(self._reply(int(message["call"]), str(message["do"]), message))
         else:
             raise ValueError(f"unknown message {kind!r}")
+
+    def _acknowledge(self, changes: list[Change]) -> None:
+        version = self.client.snapshot.version
+        due = self._due
+        if not changes and not due:
+            # Of the newest: this message may take the place of one that is still on its way.
+            self.channel.send({"type": "ack", "version": version}, key="ack")
+        elif not changes and not due[-1].changes:
+            due[-1].version = version
+        else:
+            due.append(
+                _Due(version, changes, self.loop.time() + WATCHERS * self.settings.propagation_timeout)
+            )
+            if len(due) == 1:
+                self._task(self._acknowledge_due())
+
+    async def _acknowledge_due(self) -> None:
+        me = (self.info.id, self.info.name, self.info.pid)
+        while self._due:
+            due = self._due[0]
+            patience = due.until - self.loop.time() if self.settings.propagation_timeout else None
+            silent = await settled(due.changes, patience, me)
+            self._due.popleft()
+            message = {"type": "ack", "version": due.version, "silent": silent}
+            self.channel.send(message, key=None if silent else "ack")
 
     def lost(self, error: BaseException | None) -> None:
         """The coordinator is gone."""
@@ -377,11 +419,16 @@ class Member:
 
 
 def silence_error(silent: Iterable[Iterable[Any]], settings: MeshSettings) -> MeshTimeoutError | None:
-    """The error for members `(id, name, pid)` that did not acknowledge in time; None if there are none."""
+    """The error for members `(id, name, pid)` that did not acknowledge in time; None if there are none.
+
+    Those beyond the mesh have an address for their name, and the pid 0.
+    """
     members = tuple((str(key), str(name), int(pid)) for key, name, pid in silent)
     if not members:
         return None
-    names = ", ".join(f"{name} ({key}, pid {pid})" for key, name, pid in members)
+    names = ", ".join(
+        f"{name} ({key}, pid {pid})" if pid else f"{key} ({name})" for key, name, pid in members
+    )
     return MeshTimeoutError(
         f"not acknowledged within {settings.propagation_timeout:g} s by {names}; it is applied everywhere else",
         members=members,

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ..core.errors import InvalidArgumentError
+from .capacity import Named
 from .snapshot import MemberInfo, MeshSnapshot
 
 _FLAG_EVENTS = {
@@ -59,10 +60,14 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The ticket is settled: every client has applied its change, but for those in `silent`."""
+    """The ticket is settled: every client has applied its change, but for those in `silent`.
+
+    `beyond` names those outside the mesh, `(id, name, pid)`, whom a client has told of it in vain.
+    """
 
     ticket: int
     silent: tuple[MemberInfo, ...] = ()
+    beyond: tuple[Named, ...] = ()
 
 
 Output: TypeAlias = Publish | Answer | MeshEvent
@@ -84,6 +89,7 @@ class _Ticket:
     version: int
     deadline: float
     waiting: set[str] = field(default_factory=set)
+    beyond: dict[Named, None] = field(default_factory=dict)
 
 
 class Membership:
@@ -239,8 +245,13 @@ class Membership:
                 self._tell("unrouted", self._members[member_id].info, name)
         return self._ticket([("route", member_id, name) for name, member_id in pairs], now)
 
-    def acknowledge(self, member_id: str, version: int) -> None:
+    def acknowledge(self, member_id: str, version: int, silent: Iterable[Named] = ()) -> None:
         """A client has applied, or seen and ignored, every snapshot up to this one.
+
+        Args:
+            member_id: the client.
+            version: of the snapshot.
+            silent: those beyond the mesh whom the client has told of it, and who have not applied it.
 
         Raises:
             ValueError: that version does not exist yet.
@@ -252,7 +263,7 @@ class Membership:
             raise ValueError(f"version {version} was never published")
         if version > record.acked:
             record.acked = version
-            self._strike(member_id, version)
+            self._strike(member_id, version, silent)
             # What everybody has seen can be waited for no longer.
             seen = min(
                 (member.acked for member in self._members.values() if member.client), default=self.version
@@ -269,7 +280,7 @@ class Membership:
             silent = tuple(record.info for key, record in self._members.items() if key in ticket.waiting)
             for info in silent:
                 self._tell("timeout", info)
-            self.outputs.append(Answer(ticket.number, silent))
+            self.outputs.append(Answer(ticket.number, silent, tuple(ticket.beyond)))
 
     # ------------------------------------------------------------------------------------- inside
 
@@ -333,13 +344,14 @@ class Membership:
             self.outputs.append(Answer(self._last_ticket))
         return self._last_ticket
 
-    def _strike(self, member_id: str, version: int | None) -> None:
+    def _strike(self, member_id: str, version: int | None, silent: Iterable[Named] = ()) -> None:
         for ticket in list(self._tickets.values()):
             if member_id in ticket.waiting and (version is None or ticket.version <= version):
                 ticket.waiting.discard(member_id)
+                ticket.beyond.update(dict.fromkeys(silent))
                 if not ticket.waiting:
                     del self._tickets[ticket.number]
-                    self.outputs.append(Answer(ticket.number))
+                    self.outputs.append(Answer(ticket.number, beyond=tuple(ticket.beyond)))
 
     def _judge(self, name: str) -> None:
         for other in [*self._routes, name]:

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from ..core.errors import InvalidArgumentError, SocketError, WebSocketClosedError
+from ..core.trace import TRACEPARENT, Trace, current, of_fields
 from ..wire.mesh import frames
 from ..wire.mesh.heads import RequestHead, encode_response, encode_trailers
 from ..wire.mesh.streams import Stream
+from .tracing import WorkerSpan, worker_span
 
 if TYPE_CHECKING:
     from .contracts import ASGIApp, Scope, StreamOwner
@@ -42,9 +44,11 @@ AWAITING, STARTED, TRAILERS, FINISHED = range(4)
 class _Pieces:
     """What requests with the same head have in common in their scopes."""
 
-    __slots__ = ("authority", "scope")
+    __slots__ = ("authority", "names_trace", "scope", "trace")
 
     def __init__(self, head: RequestHead) -> None:
+        self.names_trace = TRACEPARENT in dict(head.fields)
+        self.trace: Trace | None = of_fields(head.fields) if self.names_trace else None
         path, _, query = head.target.partition(b"?")
         host, port = _host_and_port(head.authority, head.scheme)
         self.authority = host.rstrip(".") or host
@@ -86,6 +90,7 @@ class ServerStream(Stream):
         "_readers",
         "_scope",
         "_senders",
+        "_span",
         "_trailers",
         "authority",
         "given_up",
@@ -116,16 +121,20 @@ class ServerStream(Stream):
         self._bodiless = False
         self._trailers: list[tuple[bytes, bytes]] | None = None
         self._error: SocketError | WebSocketClosedError | None = None
+        self._span: WorkerSpan | None = None
 
     # -- the host's side -------------------------------------------------------------------------------
 
     def run(self, app: ASGIApp, state: Mapping[str, Any] | None, host: StreamOwner) -> None:
         self._host = host
-        self._scope = scope = self.head.remembered.scope.copy()
+        pieces = self.head.remembered
+        self._scope = scope = pieces.scope.copy()
         scope["headers"] = list(self.head.fields)
         if state is not None:
             scope["state"] = dict(state)
         self._complete(scope)
+        if host.trace and (self.trace is not None or pieces.names_trace):
+            self._span = worker_span(self.trace, pieces.trace, pieces.names_trace, scope, self.authority)
         self.task = self._link.loop.create_task(self._serve(app, scope, host))
 
     def _complete(self, scope: Scope) -> None:
@@ -206,6 +215,10 @@ class ServerStream(Stream):
     # -- the app's side --------------------------------------------------------------------------------
 
     async def _serve(self, app: ASGIApp, scope: Scope, host: StreamOwner) -> None:
+        span = self._span
+        if current.get() is not span:
+            # A task has the context of whoever made it: where all is in one process, that of another request.
+            current.set(span)
         try:
             host.on_request(scope)
             await app(scope, self.receive, self.send)
@@ -215,6 +228,8 @@ class ServerStream(Stream):
             raise  # the worker ends, and its clients learn of that
         except BaseException as error:
             self._failed(error, scope, host)
+        if span is not None:
+            span.end()
         try:
             # The request is running to its last byte: a link that is closed behind it must not cut it.
             if self.queued or self.websocket:
@@ -241,6 +256,8 @@ class ServerStream(Stream):
             return  # it was told that its client has gone
         if self.given_up and isinstance(error, asyncio.CancelledError):
             return  # the worker ends, and this was left over
+        if self._span is not None:
+            self._span.status = type(error).__name__
         host.on_error(scope, error)
         if not self.given_up and self._progress != FINISHED:
             self._answer_failure(error, host)
@@ -327,6 +344,8 @@ class ServerStream(Stream):
         host.on_response(self._scope, status, headers)
         self._block = block
         self._progress = STARTED
+        if self._span is not None:
+            self._span.status = status
         if message.get("trailers", False):
             self._trailers = []
         self._bodiless = status in (204, 304) or self.head.method == "HEAD"

@@ -215,6 +215,8 @@ class WebSocketStream(ServerStream):
         host.on_response(self._scope, 101, headers)
         self._accepted = True
         self._progress = STARTED
+        if self._span is not None:
+            self._span.status = 101
         self._link.engine.outbox.write(frames.ACCEPT, self.id, block)
         self._link.stage()
 

@@ -12,9 +12,12 @@ An end is for the thread of its loop. `abort()` alone may be called from any.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
+
+from ..core.trace import current
 
 if TYPE_CHECKING:
     import socket
@@ -73,6 +76,7 @@ class QueueTransport(asyncio.Transport):
         self._peer: QueueTransport = self
         self._protocol: LocalProtocol | None = None
         self._thread: int | None = None
+        self._context: contextvars.Context | None = None
         # Guarded by the lock: what the peer's thread touches, too.
         self._lock = threading.Lock()
         self._inbox: list[bytes | bytearray | memoryview] = []
@@ -89,12 +93,15 @@ class QueueTransport(asyncio.Transport):
     def start(self, protocol: LocalProtocol) -> None:
         """Begin: `protocol.connection_made()`, and what has arrived already. On the loop that this end is for."""
         self._thread = threading.get_ident()
+        # What is read is none of the affairs of who wrote it, or of the request for which the link was made.
+        self._context = contextvars.copy_context()
+        self._context.run(current.set, None)
         self._protocol = protocol
         protocol.connection_made(self)
         if self._closing:  # aborted before it began
             self._loop.call_soon(protocol.connection_lost, None)
         else:
-            self._loop.call_soon(self._deliver)
+            self._loop.call_soon(self._deliver, context=self._context)
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -124,9 +131,9 @@ class QueueTransport(asyncio.Transport):
         """Call `action` on our loop, from whatever thread; False if the loop is closed."""
         try:
             if self._thread == threading.get_ident():
-                self._loop.call_soon(action)
+                self._loop.call_soon(action, context=self._context)
             else:
-                self._loop.call_soon_threadsafe(action)
+                self._loop.call_soon_threadsafe(action, context=self._context)
         except RuntimeError:
             return False
         return True
@@ -189,7 +196,7 @@ class QueueTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         if not self._reading:
             self._reading = True
-            self._loop.call_soon(self._deliver)
+            self._loop.call_soon(self._deliver, context=self._context)
 
     # -- the end ---------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ def test_every_type_with_its_flags_has_a_limit_and_no_other() -> None:
     assert known == {
         f.REQUEST, f.REQUEST | f.FINAL, f.REQUEST | f.WEBSOCKET, f.REQ_DATA, f.REQ_END, f.REQ_RESET, f.REQ_CREDIT,
         f.REQ_TEXT, f.REQ_TEXT | f.MORE, f.REQ_BINARY, f.REQ_BINARY | f.MORE, f.REQ_CLOSE,
+        f.TRACE,
         f.INFO, f.HEAD, f.HEAD | f.FINAL, f.DATA, f.END, f.RESET, f.CREDIT,
         f.TEXT, f.TEXT | f.MORE, f.BINARY, f.BINARY | f.MORE, f.CLOSE, f.ACCEPT,
         f.HELLO, f.BYE, f.BARRIER, f.BARRIER_ACK,
@@ -36,8 +37,8 @@ def test_hello_names_the_member() -> None:
         (b"", "does not speak"),
         (b"GET / HTTP/1.1\r\n\r\n", "does not speak"),
         (f.hello("")[9:-1], "does not speak"),
-        (b"dodici mesh\0\x02\x00x", "version 2"),
-        (b"dodici mesh\0\x01\x00\xff", "UTF-8"),
+        (b"dodici mesh\0\x03\x00x", "version 3"),
+        (b"dodici mesh\0\x02\x00\xff", "UTF-8"),
     ],
     ids=["empty", "http", "cut", "version", "utf8"],
 )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from ...core.errors import LinkError
+from ...core.trace import Trace
 from . import frames as f
 from .frames import CREDITED, FRAME, HEADED, LIMITS, PORTION, U32, WINDOW
 from .heads import RequestHead, decode_request, decode_response, decode_trailers
@@ -47,6 +48,7 @@ class Engine:
         "_end",
         "_handlers",
         "_sink",
+        "_trace",
         "closed",
         "last",
         "last_heard",
@@ -59,6 +61,7 @@ class Engine:
         self._sink = sink
         self._buffer = memoryview(bytearray(_CAPACITY))
         self._end = 0
+        self._trace: Trace | None = None
         self.ours: dict[int, Stream] = {}
         self.theirs: dict[int, Stream] = {}
         self.last = 0
@@ -145,6 +148,7 @@ class Engine:
         handlers[:] = [self._second_hello] * 256
         handlers[f.REQUEST] = handlers[f.REQUEST | f.WEBSOCKET] = self._on_request
         handlers[f.REQUEST | f.FINAL] = self._on_whole_request
+        handlers[f.TRACE] = self._on_trace
         handlers[f.REQ_DATA] = self._on_request_data
         handlers[f.REQ_END] = self._on_request_end
         handlers[f.REQ_RESET] = self._on_request_reset
@@ -178,12 +182,20 @@ class Engine:
         body = _split(view, start, stop)
         self._open(number, bytes(view[start + 4 : body]), bytes(view[body:stop]), False)
 
+    def _on_trace(self, kind: int, number: int, view: memoryview, start: int, stop: int) -> None:
+        if number != self.last_heard + 1 or self._trace is not None:
+            raise LinkError(f"TRACE of request {number} after request {self.last_heard}")
+        self._trace = f.read_trace(bytes(view[start:stop]))
+
     def _open(self, number: int, block: bytes, body: bytes | None, websocket: bool) -> None:
         if number != self.last_heard + 1:
             raise LinkError(f"request {number} after request {self.last_heard}")
         head = decode_request(block)
         self.last_heard = number
         self.theirs[number] = stream = self._sink.stream_for(number, head, websocket=websocket)
+        if self._trace is not None:
+            stream.trace = self._trace
+            self._trace = None
         if body is not None:
             stream.heard = 1
         stream.on_request(body)
@@ -343,13 +355,20 @@ class Engine:
 
     # -- writing ---------------------------------------------------------------------------------------
 
-    def open(self, stream: Stream, prefix: bytes, rest: bytes, *, whole: bool) -> None:
-        """Send a request whose frame was made by `request_frame`; the stream has the next number."""
+    def open(
+        self, stream: Stream, prefix: bytes, rest: bytes, *, whole: bool, trace: bytes | None = None
+    ) -> None:
+        """Send a request whose frame was made by `request_frame`; the stream has the next number.
+
+        `trace` is made by `frames.trace`: a frame of its own, since the request's is remembered and sent again.
+        """
         self.last = stream.id
         self.ours[stream.id] = stream
         stream.sent = whole
         outbox = self.outbox
         frame = prefix + U32.pack(stream.id) + rest
+        if trace is not None:
+            frame = FRAME.pack(len(trace), f.TRACE, stream.id) + trace + frame
         outbox.parts.append(frame)
         outbox.size += len(frame)
 

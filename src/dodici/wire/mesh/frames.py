@@ -11,7 +11,7 @@ Both ends may send requests, and each numbers its own, 1, 2, 3, ...: the type te
     REQ_RESET given up                   END       trailers; the body is complete
     REQ_CREDIT for DATA                  RESET     why, and a text
     REQ_TEXT, REQ_BINARY, REQ_CLOSE      CREDIT    for REQ_DATA
-                                         ACCEPT    head of the opening
+    TRACE     before REQUEST: its trace  ACCEPT    head of the opening
                                          TEXT, BINARY, CLOSE
 
 and, of neither: HELLO (first each way), BYE, BARRIER, BARRIER_ACK. The two upper bits of the type are flags.
@@ -19,9 +19,11 @@ and, of neither: HELLO (first each way), BYE, BARRIER, BARRIER_ACK. The two uppe
 
 from __future__ import annotations
 
+import re
 import struct
 
 from ...core.errors import LinkError
+from ...core.trace import Trace, parse
 
 FRAME = struct.Struct("<IBI")
 HEADED = struct.Struct("<IBII")
@@ -30,7 +32,7 @@ KIND = struct.Struct("<IB")
 U32 = struct.Struct("<I")
 CREDITED = struct.Struct("<IBII")
 
-REQUEST, REQ_DATA, REQ_END, REQ_RESET, REQ_CREDIT, REQ_TEXT, REQ_BINARY, REQ_CLOSE = range(1, 9)
+REQUEST, REQ_DATA, REQ_END, REQ_RESET, REQ_CREDIT, REQ_TEXT, REQ_BINARY, REQ_CLOSE, TRACE = range(1, 10)
 INFO, HEAD, DATA, END, RESET, CREDIT, TEXT, BINARY, CLOSE, ACCEPT = range(16, 26)
 HELLO, BYE, BARRIER, BARRIER_ACK = range(32, 36)
 
@@ -81,9 +83,12 @@ for _kind in (REQ_CREDIT, CREDIT):
 for _kind in (REQ_CLOSE, CLOSE):
     LIMITS[_kind] = 2 + 123  # RFC 6455 section 5.5.1
 LIMITS[HELLO] = 512
+_PARENT, _SPAN, _LONGEST_STATE = 55, 16, 4096
+_FIELD = re.compile(r"[\t\x20-\x7e]*").fullmatch
+LIMITS[TRACE] = _PARENT + _SPAN + _LONGEST_STATE
 
 _MAGIC = b"dodici mesh\0"
-VERSION = 1
+VERSION = 2
 _U16 = struct.Struct("<H")
 
 
@@ -130,6 +135,28 @@ def read_reset(payload: bytes) -> tuple[int, list[str]]:
     if not REFUSED <= kind <= ABORTED:
         raise LinkError(f"RESET of unknown kind {kind}")
     return kind, payload[1:].decode("utf-8", "replace").split("\0")
+
+
+def trace(traceparent: str, span_id: str, tracestate: str) -> bytes:
+    """The payload of a TRACE: what the app sees, and the span of the member that asks. A `tracestate` that is too long
+    (section 3.3.1.5 of W3C Trace Context), or no value of a field, is left out.
+    """
+    state = tracestate if len(tracestate) <= _LONGEST_STATE and _FIELD(tracestate) else ""
+    return f"{traceparent}{span_id}{state}".encode("ascii")
+
+
+def read_trace(payload: bytes) -> Trace:
+    """The place of the member that asks.
+
+    Raises:
+        LinkError: it is none.
+    """
+    text = payload.decode("latin-1")
+    carried, span_id, state = text[:_PARENT], text[_PARENT : _PARENT + _SPAN], text[_PARENT + _SPAN :]
+    found = parse(carried, state)
+    if found is None or len(span_id) != _SPAN or _FIELD(state) is None:
+        raise LinkError(f"malformed TRACE {payload[:80]!r}")
+    return Trace(found.trace_id, span_id, found.flags, found.tracestate, None, carried)
 
 
 def close(code: int, reason: str) -> bytes:

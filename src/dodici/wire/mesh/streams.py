@@ -10,6 +10,7 @@ from collections import deque
 
 from ...core.errors import LinkError
 from ...core.headers import Headers
+from ...core.trace import Trace
 from .frames import WINDOW
 from .heads import ResponseHead
 
@@ -30,6 +31,7 @@ class Stream:
         "scheduled",
         "sent",
         "ours",
+        "trace",
     )
 
     def __init__(self, number: int, *, ours: bool) -> None:
@@ -52,6 +54,8 @@ class Stream:
         self.heard = 0
         """What the peer has said: of a request of ours, the final status; of the peer's, whether it is complete."""
         self.gone = False
+        self.trace: Trace | None = None
+        """Of a request of the peer's: what it says that the request belongs to."""
 
     def misplaced(self) -> LinkError:
         """What a peer gets for a frame that does not fit the stream: subclasses override what fits them."""
