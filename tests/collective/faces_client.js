@@ -79,6 +79,19 @@ async function main() {
   });
   saw.cancelSeen = await unary(orders, 'Hold', { sku: 'wait gone cancelled' });
 
+  saw.cancelChat = await new Promise((resolve) => {
+    const call = orders.Chat(metadata());
+    call.on('error', (error) => resolve({ code: error.code })).on('data', () => call.cancel());
+    call.write({ sku: 'chat', count: 1 });
+  });
+  saw.cancelChatSeen = await unary(orders, 'Hold', { sku: 'wait chat cancelled' });
+  saw.refused = await Promise.all(Array.from({ length: 10 }, () => new Promise((resolve) => {
+    const call = orders.Chat(metadata({ 'x-dodici-target': 'elsewhere' }));
+    call.on('data', () => {}).on('error', (error) => resolve({ code: error.code, details: error.details }));
+    for (let number = 0; number < 50; number += 1) call.write({ sku: 'x'.repeat(1000), count: number });
+    call.end();
+  })));
+
   const definition = await loader.load('collector.proto', { includeDirs: [protos], keepCase: true, defaults: true });
   const { CollectiveDispatcher } = grpc.loadPackageDefinition(definition).collector;
   const collector = new CollectiveDispatcher(address, credentials);

@@ -229,15 +229,18 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def processes() -> AsyncIterator[Any]:
-    """Gives `await launch(id, **settings) -> Process`; they are killed at the end."""
+async def processes(program: str = __file__) -> AsyncIterator[Any]:
+    """Gives `await launch(id, **settings) -> Process`; they are killed at the end.
+
+    `program` is the file that they run: with the settings as its argument it answers commands as this one does.
+    """
     launched: list[Process] = []
 
     async def launch(id: str, **settings: Any) -> Process:  # noqa: A002
         settings = {"id": id, "address": "127.0.0.1:0", **settings}
         started = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(Path(__file__).resolve()),
+            str(Path(program).resolve()),
             json.dumps(settings),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -350,23 +353,29 @@ class _Program:
         return None
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        tasks: set[asyncio.Task[None]] = set()
         async with self.collector:
-            async for line in reader:
-                task = asyncio.create_task(self._answer(json.loads(line)))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+            await obey(self.do)
 
-    async def _answer(self, command: dict[str, Any]) -> None:
+
+async def obey(do: Callable[[str, dict[str, Any]], Any]) -> None:
+    """Carry out the commands of `Process.ask`, side by side, until there are no more."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def answer(command: dict[str, Any]) -> None:
         number, what = command.pop("number"), command.pop("do")
         try:
-            answer = {"number": number, "result": await self.do(what, command)}
+            reply = {"number": number, "result": await do(what, command)}
         except Exception as error:
-            answer = {"number": number, "error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+            reply = {"number": number, "error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), flush=True)
+
+    async for line in reader:
+        task = asyncio.create_task(answer(json.loads(line)))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
 
 async def _run() -> None:

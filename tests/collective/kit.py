@@ -1,6 +1,7 @@
 """A collector for the tests, here or in a process of its own, and what speaks with it.
 
-Run as a program (`python kit.py [unix:/path]`) it serves the same until its stdin closes, and prints its address.
+Run as a program (`python kit.py [ADDRESS [PEER]]`) it serves the same until its stdin closes, and prints its address.
+With a PEER it serves nothing itself, and is connected to the collector at that address.
 """
 
 from __future__ import annotations
@@ -91,8 +92,14 @@ class OrderServicer:
         return order("sum", sum([each.count async for each in requests]))
 
     async def Chat(self, requests: Any, context: Any) -> Any:  # noqa: N802
-        async for each in requests:
-            yield order(each.sku, -each.count)
+        sku = ""
+        try:
+            async for each in requests:
+                sku = each.sku
+                yield order(sku, -each.count)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.note(f"{sku} cancelled").set()
+            raise
 
     async def Fail(self, request: Any, context: Any) -> Any:  # noqa: N802
         if request.sku == "abort":
@@ -187,12 +194,14 @@ def published_stubs(folder: Path) -> dict[str, Any]:
         sys.path.remove(str(folder))
 
 
-async def _serve(address: str) -> None:
-    collector, _ = make(address)
+async def _serve(address: str = "127.0.0.1:0", peer: str = "") -> None:
+    collector = Collector("gate", address, namespaces=["shop", "plain"]) if peer else make(address)[0]
     async with collector:
+        if peer:
+            await collector.connect_to(peer)
         print(collector.address, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(*sys.argv[1:] or ["127.0.0.1:0"]))
+    asyncio.run(_serve(*sys.argv[1:]))

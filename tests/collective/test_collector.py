@@ -284,6 +284,7 @@ async def test_wrong_arguments_of_a_dispatch_raise(arguments: dict[str, Any]) ->
             await collector.dispatch(**names)
 
 
+@pytest.mark.weak_spot(19)
 async def test_registered_after_the_start() -> None:
     collector = Collector("a", "127.0.0.1:0", namespaces=["n"])
     async with collector:
@@ -467,6 +468,7 @@ class _Validator:
         return self.answer
 
 
+@pytest.mark.weak_spot(16)
 @pytest.mark.parametrize(
     ("answer", "status"),
     [

@@ -10,7 +10,8 @@ import pytest
 from tests.collective.kit import NAMESPACE, SERVICE, make, order, order_class
 
 from dodici.collective import CallContext, CollectiveError, PeerUnavailableError
-from dodici.collective.data_plane import Channel, is_loopback, split_address
+from dodici.collective.addresses import is_loopback, split_address
+from dodici.collective.data_plane import Channel
 from dodici.core.errors import InvalidArgumentError
 from dodici.core.grpc_status import GrpcStatus
 
@@ -188,3 +189,50 @@ def test_what_is_no_address(address: str) -> None:
 )
 def test_who_can_reach_an_address(address: str, loopback: bool) -> None:
     assert is_loopback(address) is loopback
+
+
+async def test_a_handshake_may_take_its_time() -> None:
+    """Of a server across an ocean: an attempt is not given up before it can have come to an end."""
+    attempts = 0
+    handled: set[asyncio.Task[Any]] = set()
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        task = asyncio.current_task()
+        assert task is not None
+        handled.add(task)
+        task.add_done_callback(handled.discard)
+        there, other = await asyncio.open_connection(host, int(port))
+        try:
+
+            async def back() -> None:
+                await asyncio.sleep(0.4)
+                while data := await there.read(65536):
+                    writer.write(data)
+
+            async def forth() -> None:
+                while data := await reader.read(65536):
+                    other.write(data)
+                other.close()
+
+            await asyncio.gather(back(), forth())
+        except OSError:
+            pass
+        finally:
+            for each in (writer, other):
+                each.transport.abort()
+
+    collector, _ = make()
+    async with collector:
+        host, _, port = collector.address.rpartition(":")
+        proxy = await asyncio.start_server(slowly, "127.0.0.1", 0)
+        channel = Channel(f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        try:
+            await channel.ready(5.0)
+            assert attempts == 1
+        finally:
+            await channel.close()
+            proxy.close()
+            while handled:
+                await asyncio.wait(handled)

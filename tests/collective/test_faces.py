@@ -88,7 +88,17 @@ def test_over_a_unix_socket(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def saw(address: str) -> Any:
+def gate(address: str) -> Iterator[str]:
+    """A collector that sends on all that comes to it."""
+    with process("127.0.0.1:0", address) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["direct", "hop"])
+def saw(request: pytest.FixtureRequest, address: str) -> Any:
+    """What a client of grpc-js has seen of the collector, or of one in front of it."""
+    if request.param == "hop":
+        address = request.getfixturevalue("gate")
     node = shutil.which("node")
     said = None
     if node is None:
@@ -105,7 +115,7 @@ def saw(address: str) -> Any:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=50,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -116,6 +126,7 @@ def test_grpc_js_calls_all_four_kinds(saw: Any) -> None:
     assert saw["create"]["answer"] == {"sku": "A", "count": 2}
     assert saw["create"]["trailing"]["x-seen"] == "from js"
     assert saw["create"]["trailing"]["x-dodici-handled-by"] == "kit-1"
+    assert saw["create"]["trailing"]["x-bin"]["data"] == [0, 255]
     assert [each["count"] for each in saw["list"]] == [0, 1, 2]
     assert saw["sum"] == {"sku": "sum", "count": 3}
     assert [each["count"] for each in saw["chat"]] == [-1, -2]
@@ -136,13 +147,24 @@ def test_grpc_js_deadlines_and_cancellation_reach_the_handler(saw: Any) -> None:
     assert saw["lateSeen"]["answer"]["sku"] == "noted"
     assert saw["cancel"]["code"] == 1
     assert saw["cancelSeen"]["answer"]["sku"] == "noted"
+    assert (saw["cancelChat"]["code"], saw["cancelChatSeen"]["answer"]["sku"]) == (1, "noted")
 
 
 @pytest.mark.interop
-def test_grpc_js_speaks_the_envelope(saw: Any) -> None:
+def test_grpc_js_sees_why_a_stream_is_refused(saw: Any) -> None:
+    """While it writes: the status is the collector's, and not of a stream that was cut."""
+    assert [each["code"] for each in saw["refused"]] == [5] * 10
+    assert {each["details"] for each in saw["refused"]} == {"no such collector: 'elsewhere'"}
+
+
+@pytest.mark.interop
+def test_grpc_js_speaks_the_envelope(saw: Any, request: pytest.FixtureRequest) -> None:
     served = saw["serve"]["answer"]
-    assert (served["status"]["code"], served["executor_id"]) == (200, "kit-1")
-    assert bytes(served["output"]["value"]["data"]) == b"\x0a\x02hi"
+    if "hop" in request.node.callspec.id:
+        assert served["status"]["code"] == 404  # Serve is never sent on
+    else:
+        assert (served["status"]["code"], served["executor_id"]) == (200, "kit-1")
+        assert bytes(served["output"]["value"]["data"]) == b"\x0a\x02hi"
     assert saw["dispatch"]["answer"]["handled_by_collector_id"] == "kit-1"
     assert saw["unknown"]["answer"]["status"]["code"] == 404
     assert saw["unknown"]["answer"]["status"]["details"] == {"grpc-status": "UNIMPLEMENTED"}

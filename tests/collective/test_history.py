@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import pytest
@@ -30,7 +31,9 @@ def test_record_has_what_the_call_says() -> None:
     record = record_of(call, "serve", GrpcStatus.NOT_FOUND, 1000.0, 2.5)
     assert record == (
         "serve", "ns", "Service", "Method", "a", "b", "b", 404, 997.5, 2.5, ("a",), TRACE,
+        record.span_id, PARENT[36:52],
     )  # fmt: skip
+    assert re.fullmatch("[0-9a-f]{16}", record.span_id)
     assert record.status.grpc_status is GrpcStatus.NOT_FOUND
     assert record.as_dict()["status"] == 404
     assert record.as_dict()["grpc_status"] == "NOT_FOUND"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.collective.kit import OrderServicer, descriptor, order_class
 
-from dodici.collective.names import CallKind, LocalServices, MethodSpec, RouteKey
+from dodici.collective.names import ANY, CallKind, LocalServices, MethodSpec, RouteKey
 from dodici.collective.servicer import specs_of
 from dodici.core.errors import InvalidArgumentError
 from dodici.core.grpc_status import GrpcStatus
@@ -154,3 +154,38 @@ def test_a_servicer_must_be_whole() -> None:
         specs_of("shop", object(), descriptor())
     with pytest.raises(InvalidArgumentError, match="ServiceDescriptor"):
         specs_of("shop", OrderServicer(), "kit.shop.OrderService")
+
+
+def test_what_is_removed_is_not_found_any_more_and_its_short_name_is_inherited() -> None:
+    services = LocalServices()
+    changes: list[int] = []
+    first, other, second = spec("n", "a.Users"), spec("n", "a.Users", "Other"), spec("n", "b.Users")
+    services.add([first, other], descriptor=_Named("a.Users"))  # type: ignore[arg-type]
+    services.add([second], descriptor=_Named("b.Users"))  # type: ignore[arg-type]
+    services.on_change(lambda: changes.append(1))
+    assert services.remove("n", "a.Users", "Other") == (other,)
+    assert services.find("n", "a.Users", "Other") is None
+    assert services.find("n", "Users", "Do") is first
+    assert services.remove("n", "a.Users") == (first,)
+    assert services.find("n", "Users", "Do") is second
+    assert (set(services.descriptors), services.services("n")) == ({"b.Users"}, ("b.Users", "Users"))
+    assert services.remove("n", "b.Users", "Do") == (second,)
+    assert (services.services("n"), services.namespaces, len(changes)) == ((), ("n",), 3)
+    assert services.remove("n", "b.Users") == services.remove("m", "b.Users") == ()
+    assert len(changes) == 3
+
+
+def test_a_wildcard_is_found_for_what_is_not_there_by_itself() -> None:
+    services = LocalServices()
+    wildcard, exact = spec("n", "Users", ANY), spec("n", "Users", "Do")
+    services.add([wildcard])
+    assert services.find("n", "Users", "Do") is services.find("n", "Users", "Other") is wildcard
+    services.add([exact, spec("n", "Users", "~http")])
+    assert services.find("n", "Users", "Do") is exact
+    assert services.find("n", "Users", "~other") is None
+    assert services.find("n", "Others", "Do") is None
+    assert {route.key.method for route in services.routes()} == {ANY, "Do", "~http"}
+    services.leave("n")
+    assert services.find("n", "Users", "Other") is None
+    with pytest.raises(InvalidArgumentError, match="registered already"):
+        services.add([wildcard])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -24,6 +25,8 @@ from dodici.collective.discovery import EtcdDiscovery, StaticDiscovery
 from dodici.collective.peers import Peers
 from dodici.core.errors import InvalidArgumentError
 
+OUTAGE = float(os.environ.get("DODICI_TEST_OUTAGE", "3"))
+"""Seconds for which an etcd is away: longer than its leases last."""
 NOBODY = "etcd://127.0.0.1:1/test?timeout=0.2"
 """A port on which nobody listens."""
 
@@ -257,9 +260,8 @@ async def test_calls_go_on_while_etcd_is_away_and_who_joins_waits_for_it(tmp_pat
             async with calling(a) as ended:
                 own.kill()
                 async with serving("d", url) as d:
-                    # Longer than the leases last.
                     gone = time.monotonic()
-                    await until(lambda: time.monotonic() - gone > 3.0, 5.0)
+                    await until(lambda: time.monotonic() - gone > OUTAGE, OUTAGE + 2)
                     assert d.members == ()
                     assert d.connections == ()
                     assert known(a) == {"b", "c"}
@@ -444,3 +446,15 @@ async def test_a_discovery_belongs_to_one_collector(make: Callable[[], Any]) -> 
         assert not other.started
         with pytest.raises(CollectiveError):
             await other.dispatch(NAMESPACE, "Work", "Who")
+
+
+async def test_a_target_that_is_listed_and_was_never_connected_is_unavailable() -> None:
+    discovery = Told()
+    async with serving("a", discovery) as a:
+        nobody = await a.dispatch(NAMESPACE, "Work", "Who", target="far")
+        assert (nobody.status, "no such collector: 'far'" in nobody.status.message) == (404, True)
+        discovery.lists(MemberRecord("far", "127.0.0.1:1", (NAMESPACE,), source="etcd"))
+        listed = await a.dispatch(NAMESPACE, "Work", "Who", target="far")
+        assert (listed.status, listed.status.message) == (503, "collector 'far' cannot be reached now")
+        discovery.lists()
+        assert (await a.dispatch(NAMESPACE, "Work", "Who", target="far")).status == 404

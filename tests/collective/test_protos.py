@@ -124,6 +124,7 @@ def test_golden_bytes(name: str) -> None:
     assert type(message).FromString(expected) == message
 
 
+@pytest.mark.weak_spot(30)
 def test_every_published_message_has_golden_bytes() -> None:
     pool = published()
     names = {
@@ -143,6 +144,7 @@ def test_published_methods_and_their_types() -> None:
     }
     assert methods.pop("CollectiveDispatcher.Link") == ("LinkFrame", "LinkFrame")
     assert methods.pop("CollectiveDispatcher.Inspect") == ("Empty", "Struct")
+    assert methods.pop("CollectiveDispatcher.Barrier") == ("Empty", "Empty")
     assert set(methods) == {
         *(f"CollectiveDispatcher.{name}" for name in ("Connect", "Serve", "Dispatch")),
         *(

@@ -28,7 +28,13 @@ class Clock:
 
 
 def figures(**options: object) -> Figures:
-    return Figures("me", lambda key: key == KEY, lambda key: key.method == "Known", **options)  # type: ignore[arg-type]
+    return Figures("me", lambda key: key == KEY, known, **options)  # type: ignore[arg-type]
+
+
+def known(key: RouteKey) -> RouteKey | None:
+    if key.method.startswith("Any"):
+        return key._replace(method="*")
+    return key if key == KEY or key.method == "Known" else None
 
 
 def call(key: RouteKey = KEY, **fields: object) -> Call:
@@ -101,8 +107,16 @@ def test_names_that_nobody_has_are_counted_as_one() -> None:
     assert seen.tallies["entry", UNKNOWN].calls == 100
 
 
+def test_names_that_a_wildcard_answers_to_are_counted_as_one() -> None:
+    seen = figures()
+    for number in range(100):
+        seen.ended(call(RouteKey("ns", "Service", f"Any{number}")), "entry", GrpcStatus.OK, 0.0)
+    assert set(seen.tallies) == {("entry", RouteKey("ns", "Service", "*"))}
+    assert seen.of_route(RouteKey("ns", "Service", "*")) == (100, 0)
+
+
 def test_methods_and_peers_are_bounded() -> None:
-    seen = Figures("me", lambda key: True, lambda key: True)
+    seen = Figures("me", lambda key: True, lambda key: key)
     for number in range(6000):
         seen.ended(call(RouteKey("ns", "Service", f"m{number}")), "entry", GrpcStatus.OK, 0.0)
     assert len(seen.tallies) == 5001

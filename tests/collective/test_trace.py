@@ -56,8 +56,8 @@ def test_what_is_not_well_formed_is_none(text: Any) -> None:
     assert parse(text) is None
 
 
-def test_a_trace_of_our_own_is_not_sampled() -> None:
-    assert new_trace().flags == 0
+def test_a_trace_of_our_own_is_recorded_and_says_so() -> None:
+    assert new_trace().flags == 1
     assert new_trace().trace_id != new_trace().trace_id
 
 

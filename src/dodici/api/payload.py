@@ -22,7 +22,7 @@ class Unset:
 UNSET: Final = Unset()
 
 # NaN and infinities are not JSON; compact, because nobody reads it on the way.
-_dumps = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+dumps = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class Payload(NamedTuple):
@@ -56,7 +56,7 @@ def make_payload(*, body: Any, data: Any, json: Any, form: Any, files: Any, head
     if body is not None:
         return Payload(body, "PUT")
     if json is not UNSET:
-        return Payload(_dumps(json).encode("utf-8"), "POST", "application/json")
+        return Payload(dumps(json).encode("utf-8"), "POST", "application/json")
     if files is not None:
         encoded = encode_multipart(form if data is None else data, files, boundary=_own_boundary(headers))
         length = None if isinstance(encoded.body, bytes) else encoded.length

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
         PeerUnavailableError as PeerUnavailableError,
     )
     from .history import DispatchRecord as DispatchRecord, History as History
+    from .http.interceptor import CollectiveInterceptor as CollectiveInterceptor
     from .names import CallKind as CallKind
+    from .origin.mapping import OriginMethod as OriginMethod
     from .policies import (
         Breaker as Breaker,
         Budget as Budget,
@@ -54,6 +56,7 @@ _HOMES = {
     "CallContext": "context",
     "CallKind": "names",
     "CollectiveError": "errors",
+    "CollectiveInterceptor": "http.interceptor",
     "Collector": "collector",
     "CollectorStats": "stats",
     "DeadlineExceededError": "errors",
@@ -65,6 +68,7 @@ _HOMES = {
     "Identity": "contracts",
     "Limits": "policies",
     "MemberRecord": "contracts",
+    "OriginMethod": "origin.mapping",
     "Outlier": "policies",
     "PeerStats": "stats",
     "PeerUnavailableError": "errors",

@@ -2,6 +2,9 @@
 
 Asked before anything runs or is forwarded, and again by the collector that runs it. Both fail closed: an answer that
 is not a clear yes is a no.
+
+A whole HTTP exchange can be anything that its service does: the validator is asked about the method ``*``, and the
+authorizer about ``~http``, which the globs of a policy match as any other name.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from ..core.grpc_status import GrpcStatus
 from .contracts import AllowAll, Authorizer, Call
 from .deadline import Expired, Until
 from .errors import CollectiveError, call_error
+from .http.framing import HTTP
+from .names import ANY, OWN
 
 log = logging.getLogger("dodici.collective")
 
@@ -58,15 +63,19 @@ class Admission:
             CollectiveError: NOT_FOUND (the validator), PERMISSION_DENIED or UNAUTHENTICATED (the authorizer), or what
                 the validator itself names.
         """
+        asked = permitted = call.key
+        if asked.method.startswith(OWN):
+            # A whole HTTP exchange, however it is carried: all that the service does.
+            asked, permitted = asked._replace(method=ANY), asked._replace(method=HTTP)
         # What the process itself calls, outside of a handler, has no caller but the process.
         if self._authorizer is not None and (call.peer or call.from_collector or call.caller):
-            self._authorizer.check(call.caller, *call.key)
+            self._authorizer.check(call.caller, *permitted)
         validate = self._validate
         if validate is None:
             return
         try:
             with Until(call.deadline):
-                answer = validate(*call.key)
+                answer = validate(*asked)
                 if inspect.isawaitable(answer):
                     answer = await answer
         except Expired as error:

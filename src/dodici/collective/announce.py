@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from ..core.errors import InvalidArgumentError
-from .names import CallKind, RouteKey, checked_name
+from .names import ANY, OWN, CallKind, RouteKey, checked_name
 from .protos import link_pb2 as pb
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Source:
     """It announces nothing: it is asked for anything in the namespaces that it shares."""
     theirs: frozenset[str] = frozenset()
     """The namespaces that it is in."""
+    unwell: frozenset[str] = frozenset()
+    """Namespaces whose calls it does not take now; only of one that announces nothing."""
     offer: frozenset[str] | None = None
     """The namespaces that this collector shares with it; None: all."""
     routes: dict[RouteKey, tuple[Learned, ...]] = field(default_factory=dict)
@@ -90,7 +92,10 @@ class Tier:
 
 
 class Group:
-    """Who can take the calls of a route, the nearest first. `ways` are the paths by peer."""
+    """Who can take the calls of a route, the nearest first. `ways` are the paths by peer.
+
+    `kind` is None where it is not known: of what was announced for all methods of a service, or not at all.
+    """
 
     __slots__ = ("generation", "idempotent", "kind", "tiers", "ways")
 
@@ -122,8 +127,6 @@ class RouteTable:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.generation = 0
-        self.shares: dict[tuple[str, str], float] = {}
-        """What of a local (namespace, service) accepts calls, from 0 to 1; 1 for those that are not in here."""
         self._own_id = own_id
         self._services = services
         self._picker = picker
@@ -234,7 +237,10 @@ class RouteTable:
         now = self._clock()
         if self._lost.get(what, 0.0) > now:
             return True
-        return isinstance(what, RouteKey) and self._lost.get(RouteKey(what.namespace, "", ""), 0.0) > now
+        if not isinstance(what, RouteKey):
+            return False
+        wider = (RouteKey(what.namespace, what.service, ANY), RouteKey(what.namespace, "", ""))
+        return any(self._lost.get(each, 0.0) > now for each in wider)
 
     # -- who can take a call -------------------------------------------------------------------------------
 
@@ -243,22 +249,40 @@ class RouteTable:
 
         Its tiers are empty while nobody takes any: all of them drain, or do not accept.
         """
+        group = self._announced_group(key)
+        if (group is None or not group.tiers) and key.method[:1] != OWN:
+            # Who serves the method alone comes before who serves all of the service, as long as there is somebody.
+            wildcard = self._announced_group(RouteKey(key.namespace, key.service, ANY))
+            if wildcard is not None and (group is None or wildcard.tiers):
+                return wildcard
+        return self._open_group(key.namespace) if group is None else group
+
+    def _announced_group(self, key: RouteKey) -> Group | None:
+        """Those that have announced the route itself."""
         group = self._groups.get(key)
         if group is not None and group.generation == self.generation:
             return group
         ways = self._index.get(key)
         if not ways or key.namespace not in self._services.namespaces:
-            return self._open_group(key.namespace)
+            return None
         if group is None:
             group = self._groups[key] = Group()
         group.ways = {peer: known for peer, known in ways.items() if self._usable(peer, key.namespace)}
         first = next(iter(group.ways.values() or ways.values()))[0]
-        group.kind, group.idempotent = first.kind, all(known[0].idempotent for known in group.ways.values())
+        group.kind = None if key.method == ANY else first.kind
+        group.idempotent = all(known[0].idempotent for known in group.ways.values())
         weights: dict[int, dict[str, float]] = {}
+        # What a peer says of itself is newer than what others have heard of it.
+        closed = {
+            peer for peer, known in group.ways.items() if len(known[0].path) == 1 and not known[0].weight
+        }
         for peer, known in group.ways.items():
-            nearest = [way.weight for way in known if len(way.path) == len(known[0].path)]
-            if max(nearest) > 0:
-                weights.setdefault(len(known[0].path), {})[peer] = max(nearest)
+            # One that takes none itself may be the way to who does.
+            accepting = [way for way in known if way.weight > 0 and way.path[-1] not in closed]
+            if accepting:
+                hops = len(accepting[0].path)
+                nearest = (way.weight for way in accepting if len(way.path) == hops)
+                weights.setdefault(hops, {})[peer] = max(nearest)
         self._arrange(group, key.namespace, weights)
         return group
 
@@ -273,7 +297,8 @@ class RouteTable:
         if group is None:
             group = self._open[namespace] = Group()
         group.ways = {peer: (Learned(CallKind.STREAM_STREAM, False, (peer,), 1.0),) for peer in peers}
-        self._arrange(group, namespace, {1: dict.fromkeys(peers, 1.0)} if peers else {})
+        well = [peer for peer in peers if namespace not in self._sources[peer].unwell]
+        self._arrange(group, namespace, {1: dict.fromkeys(well, 1.0)} if well else {})
         return group if peers else None
 
     def _arrange(self, group: Group, namespace: str, weights: dict[int, dict[str, float]]) -> None:
@@ -300,7 +325,11 @@ class RouteTable:
 
     def announced(self, key: RouteKey) -> bool:
         """Whether any peer has announced the route, or shares its namespace without announcing anything."""
-        return key in self._index or self._open_group(key.namespace) is not None
+        return self.known_as(key) is not None or self._open_group(key.namespace) is not None
+
+    def keys(self) -> Iterable[RouteKey]:
+        """Every route that was announced."""
+        return self._index.keys()
 
     def learned(self) -> Iterator[tuple[RouteKey, dict[str, tuple[Learned, ...]]]]:
         """The announced routes that can be taken now, with the ways by peer."""
@@ -314,9 +343,16 @@ class RouteTable:
         return any(key[0] == namespace and key[1] == service for key in self._index)
 
     def kind_of(self, key: RouteKey) -> CallKind | None:
-        """The kind of an announced method."""
+        """The kind of an announced method; None also where all methods of a service are announced as one."""
         group = self.group(key)
         return None if group is None else group.kind
+
+    def known_as(self, key: RouteKey) -> RouteKey | None:
+        """The name under which a peer has announced the method: its own, or that of all methods of its service."""
+        if key in self._index:
+            return key
+        wildcard = RouteKey(key.namespace, key.service, ANY)
+        return wildcard if key.method[:1] != OWN and wildcard in self._index else None
 
     def reaches(self, collector: str) -> bool:
         """Whether any announced path ends at that collector."""
@@ -333,8 +369,7 @@ class RouteTable:
         """Every route that the peer is told of: what is served here, and what can be reached through here."""
         for key, kind, idempotent in self._services.routes():
             if to.offer is None or key.namespace in to.offer:
-                weight = self.shares.get((key.namespace, key.service), 1.0)
-                yield _route(key, kind, idempotent, (), weight)
+                yield _route(key, kind, idempotent, (), self._services.share(key))
         for key, ways in self._index.items():
             if key.namespace not in self._services.namespaces or not (
                 to.offer is None or key.namespace in to.offer

@@ -1,8 +1,9 @@
 """Unary calls between collectors on the link's stream: many in one message.
 
 A call of its own costs grpc.aio some 125 us at each end, whatever it carries. On the link a call is an entry in a
-message, and what has come up while the last message was being written leaves together in the next. With 100 callers
-that took a third off the CPU of a hop (826 us instead of 1,200, both ends); a lone caller gains nothing.
+message, and what comes up together leaves together. On a stream of grpc's that took a third off the CPU of a hop with
+100 callers (826 us instead of 1,200, both ends), and nothing with one; on a connection of its own (see `trunk.py`) it
+takes as much off with any number.
 
     BatchCaller   at the end that opened the stream: calls out, answers in
     BatchRunner   at the other end: runs them, each in a task of its own
@@ -43,15 +44,19 @@ _MOST_BYTES: Final = 4 * 1024 * 1024
 _FRAME: Final = 256 * 1024
 """Bytes after which a message is closed, and the rest goes into the next."""
 _TURNS: Final = 24
-"""Turns of the loop for which a message waits for company, at most: one for each call that is under way, and none for a
+"""Turns of the loop for which a message on a stream of grpc's waits for company, at most: one for each call that is under way, and none for a
 lone one. Measured on a hop, 12 of them take a fifth off the CPU of both ends at 32 and 100 callers, 40 a quarter."""
 _OVERHEAD: Final = 64 * 1024
 
 
 class Outbox:
-    """What waits to be sent on one end of a link. Iterated over by whoever writes, it gives serialized frames.
+    """What waits to be sent on one end of a link.
 
-    Control frames go first, in order. `close()` ends the iteration once everything has left.
+    Whoever carries the link either asks for `next_frame()` whenever `on_news` tells it to, or iterates over the outbox,
+    which then gives serialized frames.
+
+    A control frame overtakes answers, but no call: what this end has acknowledged holds for every call that comes after
+    the acknowledgement. `close()` ends the iteration once everything has left.
     """
 
     def __init__(self) -> None:
@@ -60,11 +65,15 @@ class Outbox:
         self.cancelled: list[int] = []
         self.waiting = 0
         """Bytes of the answers' payloads."""
+        self.closed = False
+        """Nothing more comes than what waits."""
+        self.on_news: Callable[[], None] | None = None
+        self.on_room: Callable[[], None] | None = None
+        """Called when no longer too many bytes of answers wait."""
         self._control: deque[pb.LinkFrame] = deque()
         self._latest: Callable[[], pb.LinkFrame | None] | None = None
         self._news: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
-        self._closed = False
         self.crowd: Callable[[], int] = lambda: 0
         """How many calls are under way."""
 
@@ -86,17 +95,24 @@ class Outbox:
 
     def wake(self) -> None:
         """There is something to send."""
-        if self._news is not None and not self._news.done():
+        if self.on_news is not None:
+            self.on_news()
+        elif self._news is not None and not self._news.done():
             self._news.set_result(None)
 
     def close(self) -> None:
         """Nothing more comes."""
-        self._closed = True
+        self.closed = True
         self.wake()
+
+    @property
+    def full(self) -> bool:
+        """Too many bytes of answers wait: no more calls should be read."""
+        return self.waiting > _MOST_BYTES
 
     async def room(self) -> None:
         """Wait while too many bytes of answers wait."""
-        while self.waiting > _MOST_BYTES and not self._closed:
+        while self.full and not self.closed:
             if self._room is None or self._room.done():
                 self._room = asyncio.get_running_loop().create_future()
             await self._room
@@ -106,10 +122,10 @@ class Outbox:
 
     async def __anext__(self) -> bytes:
         while True:
-            frame = self._next()
+            frame = self.next_frame()
             if frame is not None:
                 return frame.SerializeToString()
-            if self._closed:
+            if self.closed:
                 raise StopAsyncIteration
             self._news = asyncio.get_running_loop().create_future()
             await self._news
@@ -118,33 +134,45 @@ class Outbox:
                 for _ in range(min(crowd, _TURNS)):
                     await asyncio.sleep(0)
 
-    def _next(self) -> pb.LinkFrame | None:
-        frame = self._control.popleft() if self._control else None
-        if frame is None and self._latest is not None:
-            make, self._latest = self._latest, None
-            frame = make()
+    def next_frame(self) -> pb.LinkFrame | None:
+        """What is to be sent next; None if there is nothing."""
+        size = 0
+        calls: list[pb.LinkCall] = []
+        while self.calls and size < _FRAME:
+            call = self.calls.pop(next(iter(self.calls)))
+            size += len(call.payload)
+            calls.append(call)
+        frame = None if self.calls else self._next_control()
         if frame is None:
-            if not (self.calls or self.answers or self.cancelled):
+            if not (calls or self.answers or self.cancelled):
                 return None
             frame = pb.LinkFrame()
+        if calls:
+            frame.calls.extend(calls)
         if self.cancelled:
             frame.cancelled.extend(self.cancelled)
             self.cancelled.clear()
-        size = 0
-        while self.calls and size < _FRAME:
-            number = next(iter(self.calls))
-            call = self.calls.pop(number)
-            size += len(call.payload)
-            frame.calls.append(call)
+        full = self.full
         while self.answers and (not size or size + len(self.answers[0].payload) < _FRAME):
             answer = self.answers.popleft()
             # Counted at least once, so that a row of empty answers ends, too.
             size += len(answer.payload) + 1
             self.waiting -= len(answer.payload)
             frame.answers.append(answer)
-        if self._room is not None and not self._room.done() and self.waiting <= _MOST_BYTES:
-            self._room.set_result(None)
+        if full and not self.full:
+            if self._room is not None and not self._room.done():
+                self._room.set_result(None)
+            if self.on_room is not None:
+                self.on_room()
         return frame
+
+    def _next_control(self) -> pb.LinkFrame | None:
+        if self._control:
+            return self._control.popleft()
+        if self._latest is None:
+            return None
+        make, self._latest = self._latest, None
+        return make()
 
 
 class BatchCaller:
@@ -228,11 +256,12 @@ class BatchCaller:
         if future is not None and not future.done():
             future.set_result(answer)
 
-    def fail(self, reason: str) -> None:
-        """The link has ended: every call fails, and none is taken any more."""
+    def fail(self, reason: str, *, last: int | None = None) -> None:
+        """The link has ended: every call fails, and none is taken any more. Calls beyond `last` were never begun."""
         self._open = False
         for number, future in list(self._running.items()):
             unsent = self._outbox.calls.pop(number, None) is not None
+            unsent = unsent or (last is not None and number > last)
             if not future.done():
                 future.set_exception(
                     call_error(GrpcStatus.UNAVAILABLE, reason, peer=self._peer, request_not_processed=unsent)
@@ -275,17 +304,21 @@ class BatchRunner:
     ) -> None:
         self._outbox = outbox
         self._run = run
-        self._largest = max(message - _OVERHEAD, LARGEST)
+        self.largest = max(message - _OVERHEAD, LARGEST)
+        """Bytes of an answer: what is left of a message of grpc's, where that is what carries it."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._idle: asyncio.Future[None] | None = None
         outbox.crowd = lambda: _TURNS if self.recent > 1 or self._tasks else 0
         self.recent = 0.0
         """How many calls lately came in one message."""
+        self.last = 0
+        """The highest id of a call that has come."""
         self.finishing = False
         """Refuse what comes: this collector is about to end."""
 
     def received(self, call: pb.LinkCall) -> None:
         """Run a call."""
+        self.last = max(self.last, call.id)
         if self.finishing or len(self._tasks) >= 2 * MOST_CALLS or call.id in self._tasks:
             self._outbox.answer(
                 pb.LinkAnswer(
@@ -325,7 +358,7 @@ class BatchRunner:
         answer = pb.LinkAnswer(id=call.id)
         try:
             await self._run(call, answer)
-            if len(answer.payload) > self._largest:
+            if len(answer.payload) > self.largest:
                 size = len(answer.payload)
                 answer.ClearField("payload")
                 raise call_error(
@@ -367,10 +400,11 @@ def put(entries: Any, pairs: Pairs) -> None:
 
 
 def _pairs(entries: Any) -> Pairs:
-    return tuple(
-        (entry.key, entry.value if entry.key.endswith("-bin") else entry.value.decode("utf-8", "replace"))
-        for entry in entries
-    )
+    pairs: list[tuple[str, str | bytes]] = []
+    for entry in entries:
+        key, value = entry.key, entry.value
+        pairs.append((key, value if key.endswith("-bin") else value.decode("utf-8", "replace")))
+    return tuple(pairs)
 
 
 def _failure(answer: pb.LinkAnswer, trailing: Pairs, peer: str) -> CollectiveError:

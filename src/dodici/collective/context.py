@@ -10,7 +10,7 @@ from ..wire.grpc.metadata import GrpcMetadata, MetadataInput
 from . import details as _details, metadata as _metadata
 from .codes import chosen
 from .contracts import Call, Span
-from .trace import Trace, new_trace, parse
+from .trace import Trace, begin, named
 
 current: ContextVar[CallContext | None] = ContextVar("dodici.collective.current", default=None)
 """The call that the running handler serves. What it dispatches belongs to the same trace, and ends no later."""
@@ -64,13 +64,14 @@ class CallContext:
     def trace(self) -> Trace:
         """The trace that the call belongs to: the caller's, or a new one. Its span is this call's."""
         if self._trace is None:
-            asked = None
-            for name, value in self._call.metadata:
-                if name == "traceparent":
-                    states = [state for key, state in self._call.metadata if key == "tracestate"]
-                    asked = parse(value, ",".join(state for state in states if isinstance(state, str)))
-                    break
-            self._trace = self._call.trace = new_trace() if asked is None else asked.child()
+            asked = named(self._call)
+            if asked is None:
+                # A part of this collector's own, with nothing above it that anybody could look for.
+                above = self._call.span = begin()
+                self._trace = above.child()._replace(parent_id=None)
+            else:
+                self._trace = asked.child()
+            self._call.trace = self._trace
         return self._trace
 
     def _begin(self, span: Span) -> None:

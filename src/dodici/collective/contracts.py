@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 
 from ..core.grpc_status import GrpcStatus
 from .errors import call_error
+from .names import RouteKey
 
 if TYPE_CHECKING:
     from ..wire.grpc.metadata import GrpcMetadata
-    from .names import CallKind, LocalServices, RouteKey
+    from .names import CallKind, LocalServices
     from .trace import Trace
 
 Encoding: TypeAlias = Literal["raw", "any"]
@@ -71,6 +72,10 @@ class Call:
     """Id of the peer that it was last sent to."""
     trace: Trace | None = None
     """That of the handler which runs it here, if it was asked for."""
+    parent: str = ""
+    """Id of the span that asked for it, where that is not the one which `traceparent` names."""
+    span: Trace | None = None
+    """This collector's part in it: see `trace.passing`."""
 
 
 class Executor(Protocol):
@@ -111,6 +116,9 @@ class Router(Protocol):
     def kind_of(self, key: RouteKey) -> CallKind | None:
         """The kind of a method, as far as local services or announcements tell."""
 
+    def known_as(self, key: RouteKey) -> RouteKey | None:
+        """The name under which a method is served or announced: its own, that of all methods of its service, or None."""
+
     async def start(self) -> None: ...
 
     async def stop(self) -> None:
@@ -137,7 +145,11 @@ class LocalOnlyRouter:
 
     def kind_of(self, key: RouteKey) -> CallKind | None:
         spec = self._services.find(*key)
-        return None if spec is None else spec.kind
+        return None if spec is None or spec.wildcard else spec.kind
+
+    def known_as(self, key: RouteKey) -> RouteKey | None:
+        spec = self._services.find(*key)
+        return None if spec is None else RouteKey(key.namespace, key.service, spec.method)
 
     async def start(self) -> None:
         pass
@@ -348,6 +360,14 @@ class RenewedSecurity(Protocol):
 
     def generation(self) -> int:
         """Grows with each change. Asked for each call."""
+
+
+@runtime_checkable
+class AgingSecurity(Protocol):
+    """What a `TransportSecurity` has, too, whose connections have to be made anew from time to time."""
+
+    def server_options(self) -> Iterable[tuple[str, Any]]:
+        """Options of grpc's servers."""
 
 
 class Span(Protocol):

@@ -14,23 +14,31 @@ Each channel has its subchannels for itself, and never repeats a call: who repea
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import errno
+import math
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import grpc
 from grpc import aio
 
-from ..core.errors import InvalidArgumentError, SocketError
+from ..core.errors import SocketError
 from ..core.grpc_status import GrpcStatus
-from .contracts import Identity, Pairs, RenewedSecurity, TransportSecurity
+from .addresses import split_address
+from .contracts import AgingSecurity, Identity, Pairs, RenewedSecurity, TransportSecurity
 from .details import binary, texts
 from .errors import CollectiveError, call_error
-from .lines import Lines
+from .lines import Line, Lines
 
 OWN_METADATA = frozenset({"user-agent", "grpc-accept-encoding", "grpc-encoding"})
 STATUS_DETAILS = "grpc-status-details-bin"
 
+_CUT_OFF = 0.001
+"""Seconds in which it shows that input has not ended, but was cut off."""
+_LOOKS = 10
+"""How often that is waited for at most."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _STATUSES = {code: GrpcStatus(code.value[0]) for code in grpc.StatusCode}
 
@@ -47,6 +55,26 @@ def keepalive_options(interval: float = 1.0, timeout: float = 0.5) -> list[tuple
 
 
 # -- the server's side -----------------------------------------------------------------------------------
+
+
+def _why_not(address: str, host: str | None, error: RuntimeError) -> str:
+    """What the system has against listening at an address, which grpcio does not say."""
+    if host is not None:
+        port = int(address.rpartition(":")[2])
+        try:
+            family, kind, _, _, where = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+        except UnicodeError:
+            return f"{host!r} is no host name"
+        except OSError as reason:
+            return (
+                "the address is in use"
+                if reason.errno == errno.EADDRINUSE
+                else str(reason.strerror or reason)
+            )
+    return str(error)
 
 
 class ServerCall:
@@ -152,6 +180,30 @@ def stream_stream(
     return _Handler(read, write, stream_stream=handle)
 
 
+def whole(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """What a client sends, for a call of the current task; it ends when the client has said that this was all.
+
+    To grpc.aio, input that was cut off, by a client that has cancelled or died, ends like input that is complete, and
+    that the call was cancelled comes after it: in the same turn of the loop mostly, in the next millisecond always, as
+    far as was measured, unless the machine is so busy that a millisecond takes several. A handler that adds up what it is sent must not take half of it for all.
+    """
+    call = asyncio.current_task()
+
+    async def read() -> AsyncIterator[Any]:
+        async for request in requests:
+            yield request
+        await asyncio.sleep(0)
+        for _ in range(_LOOKS):
+            began = time.monotonic()
+            await asyncio.sleep(_CUT_OFF)
+            if time.monotonic() - began < 2 * _CUT_OFF:
+                break  # this process gets its turns, and so does grpc's thread, which tells of cancellations
+        if call is not None and call.cancelling():
+            raise call_error(GrpcStatus.CANCELLED, "the client has not sent all that it was about to")
+
+    return read()
+
+
 class _Faces(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Asks the face what to do with each arriving call."""
 
@@ -188,6 +240,8 @@ class Server:
             ("grpc.http2.max_ping_strikes", 0),
             *keepalive_options(10.0, 5.0),
         ]
+        if isinstance(security, AgingSecurity):
+            options += security.server_options()
         self._server = aio.server(
             handlers=[_Faces(face)], options=options, interceptors=list(interceptors) or None
         )
@@ -197,7 +251,7 @@ class Server:
             else:
                 port = self._server.add_secure_port(address, security.server_credentials())
         except RuntimeError as error:
-            raise SocketError(f"cannot listen on {address}: {error}") from error
+            raise SocketError(f"cannot listen on {address}: {_why_not(address, host, error)}") from error
         self.address = address if host is None else f"{host}:{port}"
 
     async def start(self) -> None:
@@ -236,8 +290,11 @@ class Channel:
             ("grpc.max_receive_message_length", message),
             ("grpc.max_send_message_length", message),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # Not a wait: the least time that an attempt has for its handshakes. Across an ocean TLS takes half a second.
+            ("grpc.min_reconnect_backoff_ms", 2000),
             ("grpc.max_reconnect_backoff_ms", 1000),
+            # Whether it is connected says whether the other end lives, however long there is no call.
+            ("grpc.client_idle_timeout_ms", 2**31 - 1),
             *keepalive_options(*keepalive),
         ]
         # Of an option that is given twice, grpc takes the first.
@@ -245,6 +302,9 @@ class Channel:
         self._security = security
         renewed = security.generation if isinstance(security, RenewedSecurity) else None
         self._lines = Lines(address, self._make, renewed)
+        self.given_up = False
+        """It is about to be closed: nothing may be begun with it."""
+        self._began = -math.inf
 
     async def unary(
         self,
@@ -261,12 +321,13 @@ class Channel:
         Raises:
             CollectiveError: the call failed; `request_not_processed` is True if it was certainly never sent.
         """
-        line = self._lines.current()
+        line = self._line()
         method = line.unary.get(path)
         if method is None:
             method = line.unary[path] = line.channel.unary_unary(path)
         call = method(payload, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
         line.calls += 1
+        self._began = time.monotonic()
         try:
             answer: bytes = await call
         except aio.AioRpcError as error:
@@ -296,12 +357,13 @@ class Channel:
         Raises:
             CollectiveError: the call failed.
         """
-        line = self._lines.current()
+        line = self._line()
         method = line.streams.get(path)
         if method is None:
             method = line.streams[path] = line.channel.stream_stream(path)
         call = method(payloads, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
         line.calls += 1
+        self._began = time.monotonic()
         try:
             if on_metadata is not None:
                 on_metadata("initial", without_own(await call.initial_metadata()))
@@ -325,6 +387,10 @@ class Channel:
                 call.cancel()
             self._lines.ended(line)
 
+    def began_within(self, seconds: float) -> bool:
+        """Whether a call has begun on it lately."""
+        return time.monotonic() - self._began < seconds
+
     async def ready(self, timeout: float) -> None:
         """Wait until there is a connection.
 
@@ -342,9 +408,23 @@ class Channel:
                 request_not_processed=True,
             ) from None
 
+    def check(self) -> None:
+        """Return if it is not given up.
+
+        Raises:
+            PeerUnavailableError: it is, or is closed.
+        """
+        if self.given_up or self._lines.closed:
+            raise call_error(
+                GrpcStatus.UNAVAILABLE,
+                f"the connection to {self.address} was closed",
+                peer=self.address,
+                request_not_processed=True,
+            )
+
     def connected(self) -> bool:
         """Whether there is a connection now; asks for one if not."""
-        return self._lines.current().connected()
+        return not self._lines.closed and self._lines.current().connected()
 
     async def changed(self, was_connected: bool) -> bool:
         """Wait until `connected()` is not what it was, and return what it is."""
@@ -358,6 +438,10 @@ class Channel:
     async def close(self) -> None:
         """Close the connection; calls on it fail with UNAVAILABLE."""
         await self._lines.close()
+
+    def _line(self) -> Line:
+        self.check()
+        return self._lines.current()
 
     def _check_closed(self) -> None:
         """Closing cancels the calls, and looks to whoever waits for one as if he had been cancelled himself."""
@@ -378,10 +462,14 @@ class Channel:
         if on_metadata is not None:
             on_metadata("trailing", trailing)
         text = error.details() or ""
+        status = _STATUSES[error.code()]
+        if status is GrpcStatus.INTERNAL and text == "Internal error from Core":
+            # What grpc.aio says of a call when one of its messages could not be written, whatever ended the call.
+            status, text = GrpcStatus.UNAVAILABLE, f"{self.address} was lost while the call was sent"
         found = next((value for name, value in trailing if name == STATUS_DETAILS), None)
         details = found if isinstance(found, bytes) else None
         return call_error(
-            _STATUSES[error.code()],
+            status,
             text,
             peer=self.address,
             binary_details=details,
@@ -437,46 +525,3 @@ def identity_of(auth_context: Any) -> Identity:
             if name not in names and (field == "peer_uri" or not {":", "/"} & {*name}):
                 names.append(name)
     return Identity(tuple(names), tls=b"ssl" in auth_context.get("transport_security_type", ()))
-
-
-# -- addresses -------------------------------------------------------------------------------------------
-
-
-def split_address(address: object) -> tuple[str | None, int]:
-    """The host and port of an address; host None and port 0 for a unix socket.
-
-    Raises:
-        InvalidArgumentError: it is neither "host:port", "[v6]:port" nor "unix:path".
-    """
-    if not isinstance(address, str):
-        raise InvalidArgumentError(f"address must be a str, not {type(address).__name__}")
-    if address.startswith("unix:"):
-        if not address.removeprefix("unix:").removeprefix("//"):
-            raise InvalidArgumentError(f"no path in {address!r}: use unix:/path/to/socket")
-        return None, 0
-    host, colon, port = address.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    wrong = not colon or not bare or (":" in bare) != (bare is not host) or not port.isdecimal()
-    if (
-        wrong
-        or not port.isascii()
-        or int(port) > 65535
-        or not bare.isprintable()
-        or "/" in bare
-        or " " in bare
-    ):
-        raise InvalidArgumentError(
-            f"not an address: {address!r}; use 'host:port', '[::1]:port' or 'unix:/path', with port 0 for any"
-        )
-    return host, int(port)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach the address."""
-    host, _ = split_address(address)
-    if host is None or host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

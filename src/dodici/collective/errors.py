@@ -33,6 +33,7 @@ class CollectiveError(DodiciError):
         metadata: the trailing metadata that came with the failure.
         path: ids of the collectors that the call had passed.
         peer: id or address of the collector that failed, where it was another.
+        refused: another collector has answered that it has not begun the call.
     """
 
     code = "DODICI_ERR_COLLECTIVE"
@@ -41,6 +42,7 @@ class CollectiveError(DodiciError):
     binary_details: bytes | None = None
     metadata: GrpcMetadata | None = None
     path: tuple[str, ...] = ()
+    refused: bool = False
 
     def __init__(self, message: str = "", *, grpc_status: GrpcStatus | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)

@@ -6,7 +6,8 @@
     answered         the answer is passed on as it is, whatever it says
 
 "Never sent" is what the transport knows (no connection), and what a collector says that has refused a call without
-beginning it (no room): that is told back over any number of hops.
+beginning it (no room, or an origin that accepts none any more): that is told back over any number of hops. An origin of
+this collector is tried like a peer: what it refuses unseen goes to a peer, what is lost there follows the same rules.
 
 A peer that did not answer within `per_try_timeout` counts as one that could not be reached. What remains of the
 deadline goes along, less 5 ms, so that this collector can still say that it has passed.
@@ -36,8 +37,14 @@ if TYPE_CHECKING:
 ANSWERING: Final = 0.005
 """Seconds of a deadline that a collector keeps for answering."""
 _KEPT: Final = 64 * 1024
-"""Bytes of a stream's input that are kept for another attempt."""
+"""Bytes of a stream's input that are kept for another attempt, whatever others keep."""
+_KEPT_WITH_ROOM: Final = 1024 * 1024
+"""The same, as long as there is room in what all streams share."""
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
+_DRAINED: Final = 0.25
+"""Seconds for which the input of a call that has failed is read."""
+_PAUSE: Final = 0.02
+"""Seconds after which a client that sends nothing is not about to."""
 
 
 class Chosen:
@@ -51,7 +58,13 @@ class Chosen:
 
 
 class Forward:
-    """An `Executor` that sends a call on, or runs it here if that is where it turns out to belong."""
+    """An `Executor` that sends a call on, or runs it here if that is where it turns out to belong.
+
+    Args:
+        router: says where to, for each attempt.
+        local: runs it here.
+        first: the first choice, which is made already.
+    """
 
     def __init__(self, router: CollectiveRouter, local: Executor, first: Chosen) -> None:
         self._router = router
@@ -61,32 +74,36 @@ class Forward:
         self._refused: set[str] = set()
         self._failed: set[str] = set()
         self._error: CollectiveError | None = None
+        self._passing = False
+        self._late = 0
 
     async def unary(self, call: Call, payload: bytes) -> bytes:
         """See `Executor.unary`."""
         router = self._router
-        router.entered(call)
         try:
             while True:
                 chosen = self._choose(call)
-                if chosen.peer is None:
-                    return await self._here(call, chosen, payload)
-                timeout, per_try = self._timeout(call)
-                ticket = router.picker.started(chosen.candidate)
+                timeout, per_try = self._timeout(call, chosen)
+                ticket = router.picker.started(chosen.candidate) if chosen.candidate is not None else None
                 started = time.monotonic()
                 outcome = Outcome.CANCELLED
                 try:
-                    answer = await chosen.peer.unary(call, payload, timeout)
+                    if chosen.peer is None:
+                        answer = await self._local.unary(call, payload)
+                    else:
+                        self._enter(call)
+                        answer = await chosen.peer.unary(call, payload, timeout)
                     outcome = Outcome.SUCCESS
                     return answer
                 except CollectiveError as error:
                     failure = _per_try(error, call, chosen.peer, per_try)
-                    outcome = outcome_of(failure.grpc_status)
+                    outcome = self._outcome(call, chosen, failure)
                 finally:
-                    router.picker.finished(ticket, outcome, time.monotonic() - started)
-                await self._again(call, chosen.peer, failure)
+                    if ticket is not None:
+                        router.picker.finished(ticket, outcome, time.monotonic() - started)
+                await self._again(call, chosen.peer, failure, late=outcome is Outcome.CANCELLED)
         finally:
-            router.left(call)
+            self._leave(call)
 
     async def stream(self, call: Call, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """See `Executor.stream`."""
@@ -97,17 +114,20 @@ class Forward:
             yield await self.unary(call, first)
             return
         router = self._router
-        router.entered(call)
-        given = Input(payloads)
+        given = Input(payloads, router.room)
         try:
             while True:
                 chosen = self._choose(call)
+                timeout, per_try = self._timeout(call, chosen)
                 ticket = router.picker.started(chosen.candidate) if chosen.candidate is not None else None
                 attempt = _Attempt(ticket, time.monotonic())
                 answers: Any = None
-                per_try = False
                 try:
-                    answers, per_try = self._answers(call, chosen, given)
+                    if chosen.peer is None:
+                        answers = self._local.stream(call, given.from_start())
+                    else:
+                        self._enter(call)
+                        answers = chosen.peer.stream(call, given.from_start(), timeout)
                     async for answer in answers:
                         if not attempt.answered:
                             attempt.answered = True
@@ -121,44 +141,47 @@ class Forward:
                     if given.error is not None:
                         # Its transport ends a call whose input fails, in words of its own.
                         raise given.error from None
-                    failure = error
-                    if chosen.peer is not None:
-                        failure = _per_try(error, call, chosen.peer, per_try)
-                    attempt.outcome = outcome_of(failure.grpc_status)
+                    failure = _per_try(error, call, chosen.peer, per_try)
+                    attempt.outcome = self._outcome(call, chosen, failure)
                 finally:
                     if answers is not None:
                         await answers.aclose()
                     if ticket is not None:
                         router.picker.finished(ticket, attempt.outcome, time.monotonic() - attempt.started)
-                if chosen.peer is None or attempt.answered or not given.whole:
+                if attempt.answered or not given.whole:
                     raise failure
-                await self._again(call, chosen.peer, failure)
-        finally:
-            await given.close()
-            router.left(call)
-
-    def _answers(self, call: Call, chosen: Chosen, given: Input) -> tuple[Any, bool]:
-        if chosen.peer is None:
-            return self._local.stream(call, given.from_start()), False
-        timeout, per_try = self._timeout(call)
-        return chosen.peer.stream(call, given.from_start(), timeout), per_try
-
-    async def _here(self, call: Call, chosen: Chosen, payload: bytes) -> bytes:
-        """Run it here, where this collector is one among those to choose from."""
-        picker = self._router.picker
-        ticket = None if chosen.candidate is None else picker.started(chosen.candidate)
-        started = time.monotonic()
-        outcome = Outcome.CANCELLED
-        try:
-            answer = await self._local.unary(call, payload)
-            outcome = Outcome.SUCCESS
-            return answer
-        except CollectiveError as error:
-            outcome = outcome_of(error.grpc_status)
+                late = attempt.outcome is Outcome.CANCELLED
+                await self._again(call, chosen.peer, failure, late=late)
+        except CollectiveError:
+            if call.peer:
+                await given.drain()
             raise
         finally:
-            if ticket is not None:
-                picker.finished(ticket, outcome, time.monotonic() - started)
+            await given.close()
+            self._leave(call)
+
+    def _enter(self, call: Call) -> None:
+        """It is on its way to another collector."""
+        if not self._passing:
+            self._passing = True
+            self._router.entered(call)
+            if self._is_entry(call):
+                # Each call, and not only those that fail: they are what retries are a share of.
+                self._router.budget.called()
+
+    def _leave(self, call: Call) -> None:
+        if self._passing:
+            self._passing = False
+            self._router.left(call)
+
+    def _outcome(self, call: Call, chosen: Chosen, failure: CollectiveError) -> Outcome:
+        """What a failed attempt says about who was chosen."""
+        if failure.grpc_status is GrpcStatus.UNAVAILABLE and (
+            failure.refused if chosen.peer is not None else failure.request_not_processed
+        ):
+            # It has answered. If it has said meanwhile that it takes none, the call only came late.
+            return Outcome.REJECTED if self._router.offered(call, chosen) else Outcome.CANCELLED
+        return outcome_of(failure.grpc_status)
 
     def _choose(self, call: Call) -> Chosen:
         if self._first is not None:
@@ -178,8 +201,10 @@ class Forward:
                 raise self._error from none_left
             raise
 
-    def _timeout(self, call: Call) -> tuple[float | None, bool]:
+    def _timeout(self, call: Call, chosen: Chosen) -> tuple[float | None, bool]:
         """Seconds for an attempt, and whether it is `per_try_timeout` that says so."""
+        if chosen.peer is None:
+            return None, False  # the call's deadline holds here as it is
         per_try = self._router.retry.per_try_timeout if self._is_entry(call) else None
         if call.deadline is None:
             return per_try, per_try is not None
@@ -198,13 +223,21 @@ class Forward:
     def _is_entry(call: Call) -> bool:
         return call.from_collector is None
 
-    async def _again(self, call: Call, peer: Peer, failure: CollectiveError) -> None:
-        """Return when the next attempt is due.
+    async def _again(self, call: Call, peer: Peer | None, failure: CollectiveError, *, late: bool) -> None:
+        """Return when the next attempt is due, after one at a peer, or here.
+
+        Args:
+            call: what failed.
+            peer: where; None: here.
+            failure: how.
+            late: it only came too late: whoever has refused it has said so before, and does not count.
 
         Raises:
             CollectiveError: the failure, if there is none.
         """
         router = self._router
+        if peer is None and not router.may_refuse(call):
+            raise failure
         if self._attempts is None:
             self._attempts = Attempts(
                 router.retry,
@@ -219,8 +252,10 @@ class Forward:
             raise failure
         if call.deadline is not None and time.monotonic() + wait + ANSWERING >= call.deadline:
             raise failure
-        (self._failed if sent else self._refused).add(peer.id)
-        if not sent and len(self._refused) >= router.most_refusals and peer.source.up:
+        (self._failed if sent else self._refused).add(router.own_id if peer is None else peer.id)
+        self._late += late
+        crowded = len(self._refused) - self._late >= router.most_refusals
+        if not sent and crowded and (peer is None or peer.source.up):
             raise failure
         trailing, handled_by = call.trailing, call.handled_by
         if wait:
@@ -244,13 +279,22 @@ class _Attempt:
         self.outcome = Outcome.CANCELLED
 
 
+class Room:
+    """Bytes that the inputs of all streams may keep beyond `_KEPT` each, together."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int = 16 * 1024 * 1024) -> None:
+        self.left = left
+
+
 class Input:
     """The input of a stream, which attempts read from its start for as long as all of it is kept.
 
     Its source is read no further than the attempt has taken, and one message.
     """
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
+    def __init__(self, source: AsyncIterator[bytes], room: Room) -> None:
         self.whole = True
         """Another attempt can be made: nothing was dropped."""
         self.error: BaseException | None = None
@@ -260,9 +304,13 @@ class Input:
         self._dropped = 0
         self._taken = 0
         self._bytes = 0
+        self._room = room
+        self._borrowed = 0
         self._reader = 0
         self._ended = False
         self._forgetting = False
+        self._draining = False
+        self._read_so_far = 0
         self._news = asyncio.Event()
         self._wanted = asyncio.Event()
         self._task = asyncio.create_task(self._pump())
@@ -279,11 +327,23 @@ class Input:
         self._forgetting = True
         self.whole = False
 
+    async def drain(self) -> None:
+        """Read on, for nobody, until the source ends, or pauses: nobody is to be refused while he writes."""
+        self._draining = True
+        self._reader += 1
+        self._wanted.set()
+        deadline = time.monotonic() + _DRAINED
+        seen = -1
+        while not self._task.done() and seen != self._read_so_far and time.monotonic() < deadline:
+            seen = self._read_so_far
+            await asyncio.wait([self._task], timeout=_PAUSE)
+
     async def close(self) -> None:
         """Stop reading the source, and close it."""
         self._reader += 1
         self._ended = True
         self._news.set()
+        self._give_back()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -292,7 +352,7 @@ class Input:
             if self._taken - self._dropped < len(self._kept):
                 payload = self._kept[self._taken - self._dropped]
                 self._taken += 1
-                if self._forgetting or self._bytes > _KEPT:
+                if self._forgetting or not self._fits():
                     self._drop()
                 self._wanted.set()
                 yield payload
@@ -305,7 +365,22 @@ class Input:
                 self._wanted.set()
                 await self._news.wait()
 
+    def _fits(self) -> bool:
+        """Whether what is kept may be."""
+        more = self._bytes - _KEPT - self._borrowed
+        if more > 0:
+            if not self.whole or self._bytes > _KEPT_WITH_ROOM or more > self._room.left:
+                return False
+            self._room.left -= more
+            self._borrowed += more
+        return True
+
+    def _give_back(self) -> None:
+        self._room.left += self._borrowed
+        self._borrowed = 0
+
     def _drop(self) -> None:
+        self._give_back()
         while self._dropped < self._taken:
             self._bytes -= len(self._kept.popleft())
             self._dropped += 1
@@ -314,10 +389,13 @@ class Input:
     async def _pump(self) -> None:
         try:
             async for payload in self._source:
+                self._read_so_far += 1
+                if self._draining:
+                    continue
                 self._kept.append(payload)
                 self._bytes += len(payload)
                 self._news.set()
-                while self._taken - self._dropped < len(self._kept):
+                while self._taken - self._dropped < len(self._kept) and not self._draining:
                     self._wanted.clear()
                     await self._wanted.wait()
         except Exception as error:
@@ -330,13 +408,16 @@ class Input:
                 await close()
 
 
-def _per_try(error: CollectiveError, call: Call, peer: Peer, per_try: bool) -> CollectiveError:
+def _per_try(error: CollectiveError, call: Call, peer: Peer | None, per_try: bool) -> CollectiveError:
     """The error of an attempt: one that only `per_try_timeout` has ended is a peer that did not answer."""
+    if peer is None:
+        return error
     if error.grpc_status is GrpcStatus.DEADLINE_EXCEEDED and per_try:
         return call_error(
             GrpcStatus.UNAVAILABLE, f"collector {peer.id} did not answer {call.key} in time", peer=peer.id
         )
-    if error.request_not_processed and error.grpc_status is GrpcStatus.UNAVAILABLE and not call.trailing:
+    unreached = error.request_not_processed and not error.refused
+    if unreached and error.grpc_status is GrpcStatus.UNAVAILABLE and not call.trailing:
         named = call_error(
             GrpcStatus.UNAVAILABLE,
             f"collector {peer.id} cannot be reached: {error.message}",

@@ -3,6 +3,9 @@
 Names are "" for the collector, NAMESPACE, and NAMESPACE/SERVICE. One that was there and is gone answers
 SERVICE_UNKNOWN; one that never was, NOT_FOUND (a watcher gets SERVICE_UNKNOWN, and then what becomes of it).
 
+A service of which nothing accepts calls now (the origins of all of its methods are paused, say) is NOT_SERVING, and so is
+a namespace all of whose services here are. The collector itself serves all the same: it sends calls on.
+
 Source: grpc/doc/health-checking.md.
 """
 
@@ -47,11 +50,19 @@ class Health:
 
     def _refresh(self) -> None:
         serving = SERVING if self._serving else NOT_SERVING
-        names = {""}
+        statuses = dict.fromkeys(self._statuses, UNKNOWN) | {"": serving}
+        accepting: dict[tuple[str, str], bool] = {}
+        for key, _, _ in self._services.routes():
+            name = (key.namespace, key.service)
+            accepting[name] = accepting.get(name, False) or self._services.share(key) > 0
         for namespace in self._services.namespaces:
-            names.add(namespace)
-            names.update(f"{namespace}/{service}" for service in self._services.services(namespace))
-        statuses = dict.fromkeys(self._statuses, UNKNOWN) | dict.fromkeys(names, serving)
+            services = self._services.services(namespace)
+            any_accepts = not services
+            for service in services:
+                accepts = accepting.get((namespace, service), True)
+                any_accepts |= accepts
+                statuses[f"{namespace}/{service}"] = serving if accepts else NOT_SERVING
+            statuses[namespace] = serving if any_accepts else NOT_SERVING
         if statuses != self._statuses:
             self._statuses = statuses
             for watcher in tuple(self._watchers):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, overload
 
 from ..core.grpc_status import GrpcStatus
 from .contracts import Call
 from .results import Status
-from .trace import parse
+from .trace import place_in
 
 Role: TypeAlias = Literal["entry", "forward", "serve"]
 
@@ -36,6 +35,8 @@ class DispatchRecord(NamedTuple):
         duration: seconds.
         path: ids of the collectors that it had passed before this one.
         trace_id: of its W3C trace; empty if it belongs to none.
+        span_id: of this part of it; empty if it belongs to none.
+        parent_id: of the span that asked for it; empty if nobody named one.
     """
 
     role: Role
@@ -50,6 +51,8 @@ class DispatchRecord(NamedTuple):
     duration: float
     path: tuple[str, ...]
     trace_id: str
+    span_id: str = ""
+    parent_id: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The same, for JSON."""
@@ -109,22 +112,5 @@ def record_of(call: Call, role: Role, status: GrpcStatus, ended: float, seconds:
         ended - seconds,
         seconds,
         call.path,
-        trace_id_of(call),
+        *place_in(call, served=role == "serve"),
     )
-
-
-def trace_id_of(call: Call) -> str:
-    """The id of the trace that a call belongs to; empty if nobody has begun one."""
-    if call.trace is not None:
-        return call.trace.trace_id
-    for name, value in call.metadata:
-        if name == "traceparent":
-            return _trace_id(value)
-    return ""
-
-
-# A call that came in and was run here is asked about twice: half the cost of its two records.
-@lru_cache(64)
-def _trace_id(traceparent: str | bytes) -> str:
-    found = parse(traceparent)
-    return "" if found is None else found.trace_id

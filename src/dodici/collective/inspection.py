@@ -95,7 +95,7 @@ def _routes(
     services: LocalServices, routing: CollectiveRouter, figures: Figures
 ) -> dict[RouteKey, RouteStats]:
     found = {
-        key: RouteStats(kind, idempotent, True, 0, (), *figures.of_route(key))
+        key: RouteStats(kind, idempotent, True, 0, (), *figures.of_route(key), services.share(key))
         for key, kind, idempotent in services.routes()
     }
     for key, ways in routing.table.learned():
@@ -108,6 +108,8 @@ def _routes(
             min(len(known[0].path) for known in ways.values()),
             tuple(ways),
             *figures.of_route(key),
+            0.0 if own is None else own.share,
+            {peer: max(each.weight for each in known) for peer, known in ways.items()},
         )
     return found
 

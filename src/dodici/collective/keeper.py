@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.grpc_status import GrpcStatus
@@ -19,7 +20,9 @@ from .balance import Backoff
 from .errors import CollectiveError
 from .identity import collector_names
 from .link import follow
+from .peer_health import PeerHealth
 from .policies import Reconnect
+from .renewal import renewed
 
 if TYPE_CHECKING:
     from .announce import RouteTable
@@ -38,6 +41,8 @@ _STEADY: Final = 1.0
 _RECONNECT: Final = Reconnect(initial=0.1, cap=1.0)
 _RARE_PINGS: Final = (360.0, 20.0)
 """A stock server answers more frequent pings with GOAWAY."""
+_PROBED: Final = 0.5
+"""Seconds in which a server that runs has answered a connection's first bytes."""
 
 
 class Keeper:
@@ -110,24 +115,49 @@ class Keeper:
         peer.advertised = answer.address or peer.advertised
         peer.source.theirs = frozenset(answer.shared_namespaces)
 
-        def opened(_: link_pb2.Hello, batch: Any) -> None:
-            peer.batch = batch
+        trunk = self._peers.trunk_to(peer.channel, answer)
+        newest: Callable[[], None] | None = None
+        keeper = asyncio.current_task()
 
-        def announced(news: link_pb2.Announcement) -> None:
-            if self._vouching and not peer.identity.tls:
-                peer.held = news
-            else:
-                self.apply(peer, news)
+        async def link(ready: Callable[[], None], successor: bool) -> None:
+            calls: Any = None
+            begun = False
+
+            def opened(_: link_pb2.Hello, batch: Any) -> None:
+                nonlocal calls
+                calls = batch
+
+            def announced(news: link_pb2.Announcement) -> None:
+                nonlocal newest, begun
+                if not begun:
+                    begun, newest = True, ready
+                    peer.batch = calls
+                    ready()
+                if newest is not ready:
+                    return  # its successor tells now
+                if self._vouching and not peer.identity.tls:
+                    peer.held = news
+                else:
+                    self.apply(peer, news)
+
+            try:
+                await follow(
+                    peer.channel,
+                    peer.connection,
+                    peer.id,
+                    self._peers.hello(),
+                    on_open=opened,
+                    on_announcement=announced,
+                    trunk=trunk,
+                    successor=successor,
+                )
+            finally:
+                # In the turn in which its calls fail: whoever looks then finds the peer lost.
+                if newest is ready and peer.keeper is keeper:
+                    self.down(peer)
 
         try:
-            await follow(
-                peer.channel,
-                peer.connection,
-                peer.id,
-                self._peers.hello(),
-                on_open=opened,
-                on_announcement=announced,
-            )
+            await renewed(link, None if trunk is None else self._peers.age)
         except CollectiveError as error:
             if error.grpc_status is not GrpcStatus.UNIMPLEMENTED:
                 raise
@@ -149,16 +179,47 @@ class Keeper:
         peer.ready.set()
 
     async def _attend_unlinked(self, peer: Peer, answer: collector_pb2.ConnectResponse) -> None:
-        """A peer without links: it is there while its connection is."""
-        old, peer.channel = peer.channel, self._peers.channel(peer.channel.address, _RARE_PINGS)
+        """A peer without links: it is there while its connection is, and while it answers."""
+        address = peer.channel.address
+        old, peer.channel = peer.channel, self._peers.channel(address, _RARE_PINGS)
         await old.close()
         await peer.channel.ready(_GREETING)
+
+        async def runs() -> bool:
+            beside = self._peers.channel(address, _RARE_PINGS)
+            try:
+                await beside.ready(_PROBED)
+            except CollectiveError:
+                return False
+            finally:
+                await beside.close()
+            return True
+
+        def changed() -> None:
+            peer.source.unwell = health.unwell
+            if peer.source.up:
+                self._table.changed()
+
+        health = PeerHealth(peer.channel, peer.id, self._peers.shared(peer), changed, runs)
+        await health.first()
         peer.source.open = peer.source.up = True
         peer.source.theirs = frozenset(answer.shared_namespaces)
         self._rises(peer)
         self._table.changed()
         peer.ready.set()
-        await peer.channel.changed(True)
+        watching = asyncio.ensure_future(health.run())
+        there = asyncio.ensure_future(peer.channel.changed(True))
+        try:
+            await asyncio.wait([watching, there], return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                # Calls on that connection would wait for who does not answer until their deadlines.
+                old, peer.channel = peer.channel, self._peers.channel(address)
+                await old.close()
+                await watching
+        finally:
+            for task in (watching, there):
+                task.cancel()
+            await asyncio.gather(watching, there, return_exceptions=True)
 
     def _rises(self, peer: Peer) -> None:
         peer.since = time.time()
@@ -176,3 +237,4 @@ class Keeper:
             peer.since = time.time()
             self._table.lost(peer.source)
         peer.source.up = peer.source.open = False
+        peer.source.unwell = frozenset()

@@ -16,6 +16,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,15 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from ..core.errors import InvalidArgumentError, InvalidReturnValueError
 from ..core.grpc_status import GrpcStatus
+from ..core.trace import current as running, place_of
 from .balance.limiter import Limiter, Permit
 from .context import CallContext, current
 from .contracts import Call, Recorder, Spans
 from .deadline import Expired, Until
 from .errors import CallAbortedError, CollectiveError, call_error
-from .logs import log, place_of
+from .http.framing import REST
+from .logs import log
+from .names import CallKind
 from .values import from_any, from_bytes, parse_any, to_any, to_bytes
 
 if TYPE_CHECKING:
@@ -67,6 +71,7 @@ class LocalExecutor:
         call.handled_by = self.collector_id
         context = CallContext(call)
         token = current.set(context)
+        traced = running.set(context)
         entered = None
         if self.spans is not None:
             span = self.spans.begin(call)
@@ -87,6 +92,7 @@ class LocalExecutor:
             raise failure from error
         finally:
             current.reset(token)
+            running.reset(traced)
             if context._span is not None:
                 context._span.leave(entered)
             self._end(permit, context, status, started)
@@ -109,7 +115,7 @@ class LocalExecutor:
         answers: AsyncIterator[Any] | None = None
         try:
             result = await _step(context, spec.handler, context, given)
-            if spec.kind.streams_out:
+            if kind_of(spec, call).streams_out:
                 answers = _async_iterator(result, spec)
                 while (answer := await _step(context, anext, answers, _ENDED)) is not _ENDED:
                     yield answer
@@ -140,21 +146,31 @@ class LocalExecutor:
     async def stream(self, call: Call, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """See `Executor.stream`."""
         spec = self._spec(call)
-        if spec.kind.streams_in:
-            given: Any = _decoded(payloads, call, spec)
-        else:
-            first = await anext(payloads, None)
-            if first is None:
-                raise call_error(GrpcStatus.INVALID_ARGUMENT, f"{call.key} takes one message, and none came")
-            given = decode(first, call, spec)
-        answers = self.run_stream(spec, call, given)
+        told: Any = None
+        if spec.wildcard and call.kind is None:
+            call.kind, payloads = await _tell_kind(call, payloads)
+            told = payloads
+        kind = kind_of(spec, call)
+        given: Any = None
+        answers: Any = None
         try:
+            if kind.streams_in:
+                given = _decoded(payloads, call, spec)
+            else:
+                first = await anext(payloads, None)
+                if first is None:
+                    raise call_error(
+                        GrpcStatus.INVALID_ARGUMENT, f"{call.key} takes one message, and none came"
+                    )
+                given = decode(first, call, spec)
+            answers = self.run_stream(spec, call, given)
             async for answer in answers:
                 yield encode(answer, call, spec)
         finally:
             await _close(answers)
-            if spec.kind.streams_in:
-                await given.aclose()
+            if kind.streams_in:
+                await _close(given)
+            await _close(told)
 
     def _spec(self, call: Call) -> MethodSpec:
         spec = self._services.find(*call.key)
@@ -176,10 +192,15 @@ class LocalExecutor:
                 self._idle = asyncio.Event()
             await self._idle.wait()
 
+    def keep(self, namespace: str) -> Callable[[], None]:
+        """Count something as running that outlives its call, in that call's place. Returns what ends it."""
+        return partial(self._release, self.limiter.beyond(namespace))
+
     async def _room(self, call: Call) -> Permit | None:
-        if current.get() is not None and not call.peer:
+        if (current.get() is not None and not call.peer) or call.key.method == REST:
+            # What is promised has its place already.
             return None
-        permit = self.limiter.acquire()
+        permit = self.limiter.acquire(call.key.namespace)
         if permit.granted:
             return permit
         if permit.state == "refused":
@@ -234,7 +255,7 @@ class LocalExecutor:
             context._call.key,
             context.trace.trace_id,
             exc_info=error,
-            extra=place_of(context),
+            extra=place_of(context.trace),
         )
         if isinstance(error, CollectiveError):
             told = call_error(GrpcStatus.INTERNAL, f"{type(error).__name__}: {error}", details=error.details)
@@ -243,8 +264,45 @@ class LocalExecutor:
         return call_error(GrpcStatus.INTERNAL, f"{context._call.key} failed")
 
 
+def kind_of(spec: MethodSpec, call: Call) -> CallKind:
+    """The kind of a call that runs here: its method's, or what the caller of a wildcard says."""
+    return spec.kind if call.kind is None or not spec.wildcard else call.kind
+
+
+async def _tell_kind(call: Call, payloads: AsyncIterator[bytes]) -> tuple[CallKind, AsyncIterator[bytes]]:
+    """The kind of a call that nobody has said: its input is a stream unless it ends after one message.
+
+    Whether the output is a stream is for its answer to say; one that is not is a stream of one.
+    """
+    try:
+        with Until(call.deadline):
+            begun = [payload async for payload in _up_to(2, payloads)]
+    except Expired as error:
+        raise call_error(
+            GrpcStatus.DEADLINE_EXCEEDED, f"the input of {call.key} did not end before its deadline"
+        ) from error
+    kind = CallKind.UNARY_STREAM if len(begun) == 1 else CallKind.STREAM_STREAM
+    return kind, _chained(begun, payloads)
+
+
+async def _up_to(most: int, payloads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for _ in range(most):
+        payload = await anext(payloads, None)
+        if payload is None:
+            return
+        yield payload
+
+
+async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for payload in begun:
+        yield payload
+    async for payload in rest:
+        yield payload
+
+
 async def _step(context: CallContext, function: Callable[..., Any], *arguments: Any) -> Any:
     token = current.set(context)
+    traced = running.set(context)
     span = context._span
     entered = None if span is None else span.enter()
     try:
@@ -253,6 +311,7 @@ async def _step(context: CallContext, function: Callable[..., Any], *arguments: 
             return await result if inspect.isawaitable(result) else result
     finally:
         current.reset(token)
+        running.reset(traced)
         if span is not None:
             span.leave(entered)
 

@@ -4,12 +4,14 @@ From anybody:
     x-dodici-namespace    the namespace, on the transparent face
     x-dodici-target       id of the collector that has to run it
     x-dodici-payload      "any": messages are serialized `google.protobuf.Any`, both ways
+    x-dodici-kind         such as "unary_stream": the kind of a call whose method does not tell (a wildcard's)
 
 From collectors alone; what others put there is dropped unseen:
     x-dodici-connection   the id that Connect gave to the sender's connection: what makes it a collector
     x-dodici-path         ids of the collectors passed, the entry first, separated by commas
     x-dodici-attempt      how often the entry had tried before
     x-dodici-caller       names of the end caller, percent-encoded, separated by commas
+    x-dodici-span         id of the sender's span in the call's trace
 
 In answers:
     x-dodici-handled-by   id of the collector that ran it, in the trailing metadata
@@ -30,16 +32,19 @@ from ..core.grpc_status import GrpcStatus
 from ..wire.grpc.metadata import GrpcMetadata, MetadataInput, encode_binary
 from .contracts import Call, Identity, Pairs
 from .errors import CollectiveError, call_error
-from .trace import new_trace
+from .names import CallKind
+from .trace import begin, passing
 
 PREFIX = "x-dodici-"
 NAMESPACE = "x-dodici-namespace"
 TARGET = "x-dodici-target"
 PAYLOAD = "x-dodici-payload"
+KIND = "x-dodici-kind"
 CONNECTION = "x-dodici-connection"
 PATH = "x-dodici-path"
 ATTEMPT = "x-dodici-attempt"
 CALLER = "x-dodici-caller"
+SPAN = "x-dodici-span"
 HANDLED_BY = "x-dodici-handled-by"
 UNSENT = "x-dodici-unsent"
 
@@ -60,6 +65,7 @@ HOP_BY_HOP = frozenset(
         "user-agent",
     }
 )
+_KINDS = {str(kind): kind for kind in CallKind}
 _MAX_PATH = 64
 """More collectors than any limit of hops lets a call pass."""
 
@@ -75,6 +81,12 @@ def split(metadata: Iterable[Any]) -> tuple[dict[str, str], Pairs]:
         elif name not in HOP_BY_HOP:
             rest.append((name, value))
     return hop, tuple(rest)
+
+
+def kind_of(hop: dict[str, str]) -> CallKind | None:
+    """The kind that the sender names; None if it names none, or one that there is not."""
+    named = hop.get(KIND)
+    return None if named is None else _KINDS.get(named)
 
 
 def believe(call: Call, hop: dict[str, str]) -> None:
@@ -95,6 +107,7 @@ def believe(call: Call, hop: dict[str, str]) -> None:
     caller = hop.get(CALLER)
     if caller is not None:
         call.caller = Identity(tuple(unquote(name) for name in caller.split(",")), tls=True)
+    call.parent = hop.get(SPAN, "")[:16]
 
 
 def check_path(call: Call, own_id: str, max_hops: int) -> None:
@@ -132,13 +145,19 @@ def outgoing(call: Call, own_id: str, connection: str | None = None) -> Pairs:
         hop.append((TARGET, call.target))
     if call.encoding == "any":
         hop.append((PAYLOAD, "any"))
+    if call.kind is not None and call.kind is not CallKind.UNARY_UNARY:
+        hop.append((KIND, call.kind))
     if call.attempt:
         hop.append((ATTEMPT, str(call.attempt)))
     if call.caller is not None:
         hop.append((CALLER, ",".join(quote(name, safe="/:@.-_~") for name in call.caller.names)))
-    if not any(name == "traceparent" for name, _ in call.metadata):
+    here = passing(call)
+    if here is None and not any(name == "traceparent" for name, _ in call.metadata):
         # One trace for all collectors on the way, if only for their logs.
-        call.metadata = (*call.metadata, ("traceparent", new_trace().traceparent))
+        here = call.span = begin()
+        call.metadata = (*call.metadata, ("traceparent", here.traceparent))
+    if here is not None:
+        hop.append((SPAN, here.span_id))
     return (*hop, *call.metadata)
 
 

@@ -4,6 +4,10 @@ A service matches exactly as it was registered. A service that was added with it
 name ("shop.v1.OrderService") and, if nobody in the namespace had it before, under the short one ("OrderService").
 A name that was registered exactly always wins over a short one.
 
+A service may also be registered for all of its methods at once, by a spec whose method is `ANY`: whatever name is asked
+for and not registered exactly is found there (a wildcard). Names that begin with "~" are the collective's own: no
+wildcard has them, and no application registers them.
+
 Namespaces are kept apart from what is registered in them: one that was left keeps its methods, unseen, until it is
 joined again.
 """
@@ -14,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..core.errors import InvalidArgumentError
 from ..core.grpc_status import GrpcStatus
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
+ANY: Final = "*"
+"""The method of a spec, and of a route, that stands for all methods of a service."""
+OWN: Final = "~"
+"""What the names of the collective's own methods begin with."""
 _NAME = re.compile(r"[!-.0-~]+").fullmatch
 
 
@@ -39,12 +47,12 @@ class CallKind(StrEnum):
     @property
     def streams_in(self) -> bool:
         """The input is a stream."""
-        return self in {CallKind.STREAM_UNARY, CallKind.STREAM_STREAM}
+        return self.startswith("stream_")
 
     @property
     def streams_out(self) -> bool:
         """The output is a stream."""
-        return self in {CallKind.UNARY_STREAM, CallKind.STREAM_STREAM}
+        return self.endswith("_stream")
 
     @classmethod
     def of(cls, streams_in: bool, streams_out: bool) -> CallKind:
@@ -63,12 +71,23 @@ class RouteKey(NamedTuple):
         return f"{self.namespace}/{self.service}.{self.method}"
 
 
+class Capacity:
+    """How much of what serves some methods accepts calls; whoever changes it calls `LocalServices.touched()`."""
+
+    __slots__ = ("share",)
+
+    def __init__(self) -> None:
+        self.share = 1.0
+        """From 0.0, nothing, to 1.0, all of it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MethodSpec:
     """A method that can be run here.
 
     `handler` takes (context, input). `input_type` and `output_type` are the classes of its messages where a
     descriptor names them, else None: then its values are those of `values.py`, or bytes on the transparent face.
+    `capacity` is that of the origin that serves it, which may also refuse a call unseen; None: the handler takes all.
     """
 
     namespace: str
@@ -79,10 +98,16 @@ class MethodSpec:
     idempotent: bool = False
     input_type: type[Message] | None = None
     output_type: type[Message] | None = None
+    capacity: Capacity | None = None
     key: RouteKey = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", RouteKey(self.namespace, self.service, self.method))
+
+    @property
+    def wildcard(self) -> bool:
+        """It serves all methods of its service; what kind a call of it has is for the caller to say."""
+        return self.method == ANY
 
 
 class LocalRoute(NamedTuple):
@@ -104,6 +129,7 @@ class LocalServices:
         self._methods: dict[str, dict[str, dict[str, MethodSpec]]] = {}
         self._short: dict[str, dict[str, str]] = {}
         self._found: dict[tuple[str, str, str], MethodSpec] = {}
+        self._wildcards: dict[tuple[str, str], MethodSpec] = {}
         self._callbacks: list[Callable[[], None]] = []
         self.descriptors: dict[str, ServiceDescriptor] = {}
         """Descriptors by full name, of what was added with one."""
@@ -119,8 +145,15 @@ class LocalServices:
         return self._namespaces
 
     def find(self, namespace: str, service: str, method: str) -> MethodSpec | None:
-        """The method of that name, or None: also if its namespace was left."""
-        return self._found.get((namespace, service, method))
+        """The method of that name, the wildcard of its service, or None: also if its namespace was left.
+
+        The names that a wildcard answers to are the callers' to choose, without end: what is kept by method is kept by
+        `MethodSpec.key`.
+        """
+        spec = self._found.get((namespace, service, method))
+        if spec is None and self._wildcards and method[:1] != OWN:
+            return self._wildcards.get((namespace, service))
+        return spec
 
     def services(self, namespace: str) -> tuple[str, ...]:
         """The names of services in a namespace, short ones included; none if it was left."""
@@ -133,6 +166,15 @@ class LocalServices:
         """Every name under which a method can be called now."""
         for name, spec in self._found.items():
             yield LocalRoute(RouteKey(*name), spec.kind, spec.idempotent)
+        for service, spec in self._wildcards.items():
+            yield LocalRoute(RouteKey(*service, ANY), spec.kind, spec.idempotent)
+
+    def share(self, key: RouteKey) -> float:
+        """How much of what serves a method here accepts calls, from 0 to 1; 0 if it is not here."""
+        spec = self.find(*key)
+        if spec is None:
+            return 0.0
+        return 1.0 if spec.capacity is None else spec.capacity.share
 
     def missing(self, namespace: str, service: str, method: str) -> CollectiveError:
         """The error that says which part of a name is unknown here."""
@@ -174,6 +216,35 @@ class LocalServices:
             self.descriptors[descriptor.full_name] = descriptor
         self._changed()
 
+    def remove(self, namespace: str, service: str, method: str | None = None) -> tuple[MethodSpec, ...]:
+        """Take back a method, or all of a service, under the name with which it was added; what was there.
+
+        The collector stays in the namespace.
+        """
+        services = self._methods.get(namespace, {})
+        methods = services.get(service, {})
+        gone = [
+            methods.pop(name) for name in (list(methods) if method is None else [method]) if name in methods
+        ]
+        if not gone:
+            return ()
+        if not methods:
+            del services[service]
+            shorts = self._short.get(namespace, {})
+            if not any(service in others for others in self._methods.values()):
+                self.descriptors.pop(service, None)
+            for short in [short for short, full in shorts.items() if full == service]:
+                heirs = (
+                    name for name in services if name.rpartition(".")[2] == short and name in self.descriptors
+                )
+                heir = next(heirs, None)
+                if heir is None:
+                    del shorts[short]
+                else:
+                    shorts[short] = heir
+        self._changed()
+        return tuple(gone)
+
     def join(self, namespace: str) -> bool:
         """Enter a namespace. False if the collector is in it already."""
         if checked_name("namespace", namespace) in self._joined:
@@ -192,16 +263,28 @@ class LocalServices:
 
     def _changed(self) -> None:
         found: dict[tuple[str, str, str], MethodSpec] = {}
+        wildcards: dict[tuple[str, str], MethodSpec] = {}
+
+        def take(namespace: str, service: str, methods: dict[str, MethodSpec]) -> None:
+            for method, spec in methods.items():
+                if spec.wildcard:
+                    wildcards[namespace, service] = spec
+                else:
+                    found[namespace, service, method] = spec
+
         for namespace in self._joined:
             exact = self._methods.get(namespace, {})
             for short, full in self._short.get(namespace, {}).items():
-                for method, spec in exact.get(full, {}).items():
-                    found[namespace, short, method] = spec
+                take(namespace, short, exact.get(full, {}))
             for service, methods in exact.items():
-                for method, spec in methods.items():
-                    found[namespace, service, method] = spec
+                take(namespace, service, methods)
+        self._wildcards = wildcards
         self._found = found
         self._namespaces = tuple(self._joined)
+        self.touched()
+
+    def touched(self) -> None:
+        """Something has changed that peers would see, and that is not kept here: a `Capacity`."""
         for callback in tuple(self._callbacks):
             callback()
 
@@ -218,4 +301,16 @@ def checked_name(part: str, name: object) -> str:
         raise InvalidArgumentError(f"{part} is empty")
     if _NAME(name) is None:
         raise InvalidArgumentError(f"{part} may have visible ASCII characters, and no '/': not {name!r}")
+    return name
+
+
+def served_name(method: object) -> str:
+    """The name of a method that an application may register.
+
+    Raises:
+        InvalidArgumentError: it is no name, or one of the collective's own.
+    """
+    name = checked_name("method", method)
+    if name == ANY or name.startswith(OWN):
+        raise InvalidArgumentError(f"method {name!r} has a meaning of its own here: call it otherwise")
     return name

@@ -27,7 +27,7 @@ from .balance import Backoff
 from .contracts import Discovery, MemberRecord, MembersChanged
 from .discovery import CombinedDiscovery, StaticDiscovery, discovery_of
 from .errors import CollectiveError
-from .peers import ItselfError
+from .greeting import ItselfError
 from .policies import Reconnect
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class Neighbours:
     def members(self) -> tuple[MemberRecord, ...]:
         """The other collectors that discovery knows, and how; none while it is not started."""
         return tuple(self.discovery.members.values()) if self._running else ()
+
+    def lists(self, collector: str) -> bool:
+        """Whether discovery knows a collector of that id, connected or not."""
+        return self._running and any(record.id == collector for record in self.discovery.members.values())
 
     async def start(self, address: str, epoch: int) -> None:
         """Publish the record, and begin to connect. Waits neither for who keeps the list nor for members.

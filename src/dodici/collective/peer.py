@@ -141,10 +141,12 @@ class Peer:
         call.via = self.id
         if self.source.open and call.encoding == "any":
             return await self._serve(call, payload, timeout)
-        metadata = _metadata.outgoing(call, self.own_id, self.connection)
-        path = f"/{call.key.service}/{call.key.method}"
         batch = self.batch
-        carrier: Any = self.channel if batch is None or not batch.takes(len(payload)) else batch
+        linked = batch is not None and batch.takes(len(payload))
+        carrier: Any = batch if linked else self.channel
+        # On a link it is known whose the calls are.
+        metadata = _metadata.outgoing(call, self.own_id, None if linked else self.connection)
+        path = f"/{call.key.service}/{call.key.method}"
         hop: dict[str, str] = {}
         try:
             answer: bytes = await carrier.unary(
@@ -208,7 +210,7 @@ class Peer:
 
     def _mark(self, error: CollectiveError, hop: dict[str, str]) -> None:
         if _metadata.UNSENT in hop:
-            error.request_not_processed = True
+            error.request_not_processed = error.refused = True
 
 
 def _take(call: Call, hop: dict[str, str], when: Literal["initial", "trailing"], pairs: Pairs) -> None:

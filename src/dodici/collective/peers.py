@@ -16,52 +16,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
-
-from google.protobuf.message import DecodeError
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..core.errors import InvalidArgumentError, MeshTimeoutError
 from ..core.grpc_status import GrpcStatus
+from .addresses import split_address
 from .announce import RouteTable
+from .arrivals import Arrivals
 from .balance import Picker
-from .codes import from_envelope
-from .contracts import Connected, Connecting, Identity, TransportSecurity
-from .data_plane import Channel, split_address
+from .contracts import TransportSecurity
+from .data_plane import Channel
 from .errors import CollectiveError, call_error
-from .identity import check_connecting, is_collector
+from .greeting import greet
 from .keeper import Keeper
-from .link import Session, hello
+from .link import hello
 from .names import checked_name
 from .peer import Connection, ConnectResult, Peer
 from .protos import collector_pb2, link_pb2
+from .tls import TLS
+from .trunk_port import carries, dial
 
 if TYPE_CHECKING:
     from .names import LocalServices
+    from .trunk import Trunk
 
 log = logging.getLogger("dodici.collective")
 
-MOST_PEERS: Final = 1024
-"""Collectors that may connect."""
 ACKNOWLEDGED_IN: Final = 5.0
 """Seconds in which peers acknowledge what is announced."""
 _DIALLED_BACK: Final = 2.0
 """Seconds that `connect_to` waits for the other end to dial back. One that cannot is used all the same."""
-_CONNECT: Final = "/collector.CollectiveDispatcher/Connect"
-_ID = re.compile(r"[A-Za-z0-9_.:@+~-]{1,128}").fullmatch
-
-
-class ItselfError(CollectiveError):
-    """The collector that was dialled is the one that dials."""
-
-    grpc_status = GrpcStatus.INVALID_ARGUMENT
 
 
 class Peers:
-    """The peers of a collector. Implements `PeerBook` and `Announcer`.
+    """The peers of a collector. Implements `Announcer`; its `arrivals` is the `PeerBook`.
 
     Args:
         own_id: of the collector.
@@ -89,18 +81,22 @@ class Peers:
         self._services = services
         self._table = table
         self._picker = picker
-        self._run = run
         self._security = security
         self._message = message
         self._peers: dict[str, Peer] = {}
         self._tokens: dict[str, Peer] = {}
         self._address = ""
         self._epoch = 0
-        self._version = 1
-        self._running = False
+        self.version = 1
+        """Of what is announced; grows with each change."""
+        self.running = False
+        """Between the collector's start and its stop."""
         self._leaving: list[asyncio.Task[None]] = []
         self._disposals: set[asyncio.Task[None]] = set()
         self._keeper = Keeper(self, own_id, table, picker, vouching=security is not None)
+        self.arrivals = Arrivals(
+            self, self._keeper, own_id, services, run, tls=security is not None, message=message
+        )
         table.on_change(self._changed)
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -109,7 +105,7 @@ class Peers:
         """The collector listens, at that address."""
         self._address, self._epoch = address, epoch
         self.draining = False
-        self._running = True
+        self.running = True
 
     async def leave(self, patience: float) -> None:
         """Tell the peers that this collector takes no more calls, and let the links end with the calls on them.
@@ -125,7 +121,7 @@ class Peers:
 
     async def stop(self) -> None:
         """Close every connection."""
-        self._running = False
+        self.running = False
         for peer in list(self._peers.values()):
             self.forget(peer)
         for task in self._leaving:
@@ -139,7 +135,22 @@ class Peers:
         """The peer of that id."""
         return self._peers.get(collector)
 
-    def __iter__(self) -> Any:
+    def of_token(self, token: str) -> Peer | None:
+        """The peer whose connection has that id."""
+        return self._tokens.get(token)
+
+    def renew_token(self, peer: Peer) -> None:
+        """Give the connection another id: what the one before it was told is worth nothing any more."""
+        self._tokens.pop(peer.token, None)
+        peer.token = secrets.token_urlsafe(24)
+        self._tokens[peer.token] = peer
+
+    @property
+    def count(self) -> int:
+        """How many there are, the lost ones included."""
+        return len(self._peers)
+
+    def __iter__(self) -> Iterator[Peer]:
         return iter(tuple(self._peers.values()))
 
     def shared(self, peer: Peer) -> tuple[str, ...]:
@@ -155,7 +166,7 @@ class Peers:
                 peer.id,
                 peer.channel.address,
                 self.shared(peer),
-                ("draining" if peer.source.draining else "connected") if peer.source.up else "lost",
+                _state(peer),
                 peer.source.up and not peer.source.open,
                 peer.since,
                 peer.last_activity,
@@ -180,11 +191,11 @@ class Peers:
         deadline = time.monotonic() + timeout
         before = set(self._peers)
         known = self._at(address)
+        channel = known.channel if known else self.channel(address)
         try:
-            channel = known.channel if known else self.channel(address)
             peer = await self._introduce(channel, offer, deadline, wanted)
         except CollectiveError:
-            if known is None or not known.closed:
+            if known is None or not (known.closed or channel.given_up):
                 raise
             # The other end, or this one, has closed that connection meanwhile.
             peer = await self._introduce(self.channel(address), offer, deadline, wanted)
@@ -217,6 +228,7 @@ class Peers:
         patience = max(0.0, deadline - time.monotonic())
         try:
             answer = await self.greet(channel, offer, patience)
+            channel.check()
             peer = self.adopt(answer, channel, offer, wanted=wanted)
         except CollectiveError as error:
             if error.grpc_status is GrpcStatus.DEADLINE_EXCEEDED:
@@ -263,37 +275,14 @@ class Peers:
     async def greet(
         self, channel: Channel, offer: frozenset[str] | None, timeout: float
     ) -> collector_pb2.ConnectResponse:
+        """Call Connect; see `greeting.greet`."""
         request = collector_pb2.ConnectRequest(
             collector_id=self._own_id,
             address=self._address,
             namespaces=[n for n in self._services.namespaces if offer is None or n in offer],
             epoch=self._epoch,
         )
-        data = await channel.unary(
-            _CONNECT, request.SerializeToString(), timeout=timeout, wait_for_ready=True
-        )
-        try:
-            answer = collector_pb2.ConnectResponse.FromString(data)
-        except DecodeError as error:
-            raise call_error(
-                GrpcStatus.INTERNAL, f"{channel.address} has answered with no ConnectResponse: {error}"
-            ) from error
-        if (answer.target_collector_id, answer.address, answer.epoch) == (
-            self._own_id,
-            self._address,
-            self._epoch,
-        ):
-            raise ItselfError(f"{channel.address} is {self._own_id} itself")
-        status = answer.status
-        if status.code != 200:
-            details = dict(status.details)
-            found = from_envelope(status.code, details.pop("grpc-status", None))
-            raise call_error(found, status.message, details=details, peer=channel.address)
-        if not answer.target_collector_id:
-            raise call_error(GrpcStatus.INTERNAL, f"{channel.address} does not say its id")
-        if answer.target_collector_id == self._own_id:
-            raise call_error(GrpcStatus.ALREADY_EXISTS, f"{channel.address} has the same id: {self._own_id}")
-        return answer
+        return await greet(channel, request, timeout)
 
     def adopt(
         self,
@@ -306,7 +295,7 @@ class Peers:
         """The peer that has answered on a channel. The channel becomes its own, unless it has one that works."""
         peer = self._peers.get(answer.target_collector_id)
         if peer is None:
-            peer = self._add(
+            peer = self.add(
                 Peer(answer.target_collector_id, self._own_id, channel, answer.address or channel.address)
             )
             self._keeper.keep_to(peer, answer)
@@ -314,23 +303,40 @@ class Peers:
             peer.source.up or (peer.linking and peer.wanted) or peer.identity.tls
         ):
             # Dialled back at the address that it advertises, which may not be one that can be reached.
-            self._redial(peer, channel, answer)
+            self.redial(peer, channel, answer)
         peer.wanted |= wanted
         if peer.source.offer != offer:
             peer.source.offer = offer
             self._table.changed()
         return peer
 
-    def _add(self, peer: Peer) -> Peer:
+    def add(self, peer: Peer) -> Peer:
+        """Know a peer from now on."""
         self._peers[peer.id] = peer
         self._tokens[peer.token] = peer
         self._table.add(peer.source)
         return peer
 
+    def trunk_to(
+        self, channel: Channel, answer: collector_pb2.ConnectResponse
+    ) -> Callable[[], Awaitable[Trunk]] | None:
+        """What dials a connection for the link to who has answered on a channel; None if there can be none."""
+        if not 0 < answer.link_port < 65536 or not carries(self._security):
+            return None
+        return partial(
+            dial, channel.address, answer.link_port, security=self._security, message=self._message
+        )
+
+    @property
+    def age(self) -> tuple[Callable[[], int], float | None] | None:
+        """What tells that the certificate has changed, and the seconds that one connection may last; None: no TLS."""
+        security = self._security
+        return (security.generation, security.max_age) if isinstance(security, TLS) else None
+
     def channel(self, address: str, keepalive: tuple[float, float] = (1.0, 0.5)) -> Channel:
         return Channel(address, security=self._security, message=self._message, keepalive=keepalive)
 
-    def _redial(
+    def redial(
         self, peer: Peer, channel: Channel, answer: collector_pb2.ConnectResponse | None = None
     ) -> None:
         keeper, old = peer.keeper, peer.channel
@@ -363,6 +369,8 @@ class Peers:
         self._dispose(peer.keeper, peer.channel)
 
     def _dispose(self, keeper: asyncio.Task[None] | None, channel: Channel) -> None:
+        channel.given_up = True
+
         async def dispose() -> None:
             if keeper is not None:
                 keeper.cancel()
@@ -377,112 +385,6 @@ class Peers:
         """Return when what was closed has gone."""
         await asyncio.gather(*self._disposals, return_exceptions=True)
 
-    # -- PeerBook ------------------------------------------------------------------------------------------
-
-    def recognise(self, connection: str | None, peer: str, identity: Identity) -> str | None:
-        """See `PeerBook.recognise`."""
-        found = None if connection is None else self._tokens.get(connection)
-        if found is None or (identity.tls and not is_collector(identity, found.id)):
-            return None
-        return found.id
-
-    async def connect(self, request: Connecting) -> Connected:
-        """See `PeerBook.connect`.
-
-        Raises:
-            CollectiveError: ALREADY_EXISTS (409): the id is in use at another address. INVALID_ARGUMENT: a bad id or
-                address. RESOURCE_EXHAUSTED: there are too many peers. UNAVAILABLE: this collector is about to end.
-        """
-        self._check(request)
-        peer = self._peers.get(request.collector_id)
-        if peer is None:
-            if len(self._peers) >= MOST_PEERS:
-                raise call_error(GrpcStatus.RESOURCE_EXHAUSTED, f"{self._own_id} has {MOST_PEERS} peers")
-            peer = Peer(request.collector_id, self._own_id, self.channel(request.address), request.address)
-            self._add(peer)
-            peer.epoch = request.epoch
-            self._keeper.keep_to(peer)
-        elif request.address != peer.advertised and peer.live and not request.identity.tls:
-            raise call_error(
-                GrpcStatus.ALREADY_EXISTS,
-                f"{request.collector_id} is connected, from {peer.advertised}",
-                details={"address": peer.advertised},
-            )
-        else:
-            self._met_again(peer, request)
-        peer.identity = request.identity
-        if not peer.source.up:
-            peer.source.theirs = frozenset(request.namespaces)
-        if peer.held is not None:
-            held, peer.held = peer.held, None
-            self._keeper.apply(peer, held)
-        shared = tuple(
-            name
-            for name in self._services.namespaces
-            if name in request.namespaces and (peer.source.offer is None or name in peer.source.offer)
-        )
-        return Connected(peer.token, shared)
-
-    def _check(self, request: Connecting) -> None:
-        if not self._running:
-            raise call_error(GrpcStatus.UNAVAILABLE, f"{self._own_id} takes no connections now")
-        if _ID(request.collector_id) is None:
-            raise call_error(GrpcStatus.INVALID_ARGUMENT, "collector_id is no id of a collector")
-        try:
-            host, port = split_address(request.address)
-        except InvalidArgumentError as error:
-            raise call_error(GrpcStatus.INVALID_ARGUMENT, str(error)) from error
-        if host is not None and not port:
-            raise call_error(GrpcStatus.INVALID_ARGUMENT, f"{request.address} cannot be dialled: port 0")
-        if request.collector_id == self._own_id:
-            raise call_error(GrpcStatus.ALREADY_EXISTS, f"{self._own_id} is the id of this collector")
-        if self._security is not None:
-            check_connecting(request.identity, request.collector_id, request.namespaces)
-
-    def _met_again(self, peer: Peer, request: Connecting) -> None:
-        moved = request.address != peer.advertised
-        if request.epoch != peer.epoch:
-            # It has started anew: what the one before it was given is worth nothing any more.
-            if peer.epoch:
-                del self._tokens[peer.token]
-                peer.token = secrets.token_urlsafe(24)
-                self._tokens[peer.token] = peer
-                if peer.session is not None:
-                    peer.session.end()
-            peer.epoch = request.epoch
-        peer.advertised = request.address
-        if moved and peer.channel.address != request.address:
-            self._redial(peer, self.channel(request.address))
-
-    async def link(
-        self, connection: str | None, peer: str, identity: Identity, frames: AsyncIterator[bytes]
-    ) -> AsyncIterator[bytes]:
-        """See `PeerBook.link`."""
-        found = self._peers.get(self.recognise(connection, peer, identity) or "")
-        if found is None:
-            raise call_error(GrpcStatus.UNAUTHENTICATED, "the connection is not known: call Connect first")
-        session = Session(
-            found.id,
-            self.hello(),
-            lambda: self._state(found),
-            lambda call, answer: self._run(found, call, answer),
-            self._message,
-        )
-        before, found.session = found.session, session
-        if before is not None:
-            before.end()
-        session.tell(self._version, certainly=True)
-        found.met.set()
-        sending: Any = session.frames(frames)
-        try:
-            async for frame in sending:
-                yield frame
-        finally:
-            await sending.aclose()
-            if found.session is session:
-                found.session = None
-                found.met.clear()
-
     def hello(self) -> link_pb2.Hello:
         return hello(self._own_id, self._address, self._epoch, self._services.namespaces)
 
@@ -490,57 +392,52 @@ class Peers:
 
     async def announce(self, *, draining: bool = False, timeout: float = ACKNOWLEDGED_IN) -> None:
         """See `Announcer.announce`. Draining lasts until the collector is started again."""
+        await self.acknowledged(self.publish(draining=draining), timeout)
+
+    def publish(self, *, draining: bool = False) -> int:
+        """Have every connected peer told the state, as it is when there is room. Returns its version."""
         self.draining |= draining
-        self._version += 1
-        version = self._version
-        sessions = {peer: peer.session for peer in self._peers.values() if peer.session is not None}
-        for session in sessions.values():
-            session.tell(version, certainly=True)
-        waits = {asyncio.create_task(session.told(version)): peer for peer, session in sessions.items()}
+        self.version += 1
+        for peer in self._peers.values():
+            if peer.session is not None:
+                peer.session.tell(self.version, certainly=True)
+        return self.version
+
+    async def acknowledged(self, version: int, timeout: float = ACKNOWLEDGED_IN) -> None:
+        """Return when the connected peers have applied that version of the state.
+
+        Raises:
+            MeshTimeoutError: some have not within `timeout` seconds; it names them, and where they are.
+        """
+        sessions = [peer.session for peer in self._peers.values() if peer.session is not None]
+        waits = [asyncio.create_task(each.told(version)) for each in sessions if not each.knows(version)]
         if not waits:
             return
         try:
-            _, silent = await asyncio.wait(waits, timeout=timeout)
+            _, late = await asyncio.wait(waits, timeout=timeout)
         finally:
             for task in waits:
                 task.cancel()
-        if silent:
-            members = tuple((waits[task].id, waits[task].advertised, 0) for task in silent)
-            names = ", ".join(f"{name} ({address})" for name, address, _ in members)
-            raise MeshTimeoutError(
-                f"not acknowledged within {timeout:g} s by {names}; it is applied everywhere else",
-                members=members,
-            )
+        if late:
+            raise silence(self.silent(version), f" within {timeout:g} s")
 
-    async def set_share(self, namespace: str, service: str, share: float) -> None:
-        """Say how much of what serves a local service accepts calls: 0.0 none, 1.0 all; peers choose it as often.
-
-        Returns when the connected peers have applied it.
-
-        Raises:
-            InvalidArgumentError: not a share.
-            MeshTimeoutError: as `announce`.
-        """
-        if not 0.0 <= share <= 1.0:
-            raise InvalidArgumentError(f"share must be a number from 0 to 1, not {share!r}")
-        shares = self._table.shares
-        if shares.get((namespace, service), 1.0) == share:
-            return
-        if share == 1.0:
-            del shares[namespace, service]
-        else:
-            shares[namespace, service] = share
-        await self.announce()
+    def silent(self, version: int) -> tuple[tuple[str, str, int], ...]:
+        """The connected peers that have not applied that version: id, address and 0, as `MeshTimeoutError.members`."""
+        return tuple(
+            (peer.id, peer.advertised, 0)
+            for peer in self._peers.values()
+            if peer.session is not None and not peer.session.knows(version)
+        )
 
     def _changed(self) -> None:
-        if not self._running:
+        if not self.running:
             return
-        self._version += 1
+        self.version += 1
         for peer in self._peers.values():
             if peer.session is not None:
-                peer.session.tell(self._version)
+                peer.session.tell(self.version)
 
-    def _state(self, peer: Peer) -> link_pb2.Announcement:
+    def state(self, peer: Peer) -> link_pb2.Announcement:
         offer = peer.source.offer
         return link_pb2.Announcement(
             collector_id=self._own_id,
@@ -549,3 +446,19 @@ class Peers:
             routes=self._table.export(peer.source),
             draining=self.draining,
         )
+
+
+def _state(peer: Peer) -> Literal["connected", "draining", "lost"]:
+    source = peer.source
+    if not source.up:
+        return "lost"
+    takes_none = bool(source.unwell) and source.unwell >= source.theirs
+    return "draining" if source.draining or takes_none else "connected"
+
+
+def silence(members: tuple[tuple[str, str, int], ...], when: str = "") -> MeshTimeoutError:
+    """The error of a change that these peers have not acknowledged."""
+    names = ", ".join(f"{name} ({address})" for name, address, _ in members)
+    return MeshTimeoutError(
+        f"not acknowledged{when} by {names}; it is applied everywhere else", members=members
+    )

@@ -190,6 +190,10 @@ class Limits(_Replaceable):
         in_flight: calls that run at a time.
         queued: calls that wait for room; what comes beyond them is refused with RESOURCE_EXHAUSTED (429).
         message: bytes of the longest message, either way.
+        per_namespace: calls of one namespace that run or wait here at a time, so that none takes the room of all; None:
+            as many as there is room for. Those beyond go to peers, or are refused.
+        per_peer: calls of this collector that one peer has at a time; None: any number. A peer that has so many is not
+            chosen.
 
     Raises:
         InvalidArgumentError: a value out of its range.
@@ -198,9 +202,14 @@ class Limits(_Replaceable):
     in_flight: int = 1024
     queued: int = 1024
     message: int = 16 * 1024 * 1024
+    per_namespace: int | None = None
+    per_peer: int | None = None
 
     def __post_init__(self) -> None:
         check_count("in_flight", self.in_flight, minimum=1)
+        for name in ("per_namespace", "per_peer"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), minimum=1)
         check_count("queued", self.queued)
         check_count("message", self.message, minimum=1)
 

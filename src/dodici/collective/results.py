@@ -68,12 +68,14 @@ class DispatchResult:
             stays one.
         handled_by_collector_id: who ran it; empty if nobody did.
         metadata: the trailing metadata that came with the answer or the failure.
+        initial_metadata: what came before the answer: header fields of an origin, say.
     """
 
     status: Status
     output: Any = None
     handled_by_collector_id: str = ""
     metadata: GrpcMetadata = field(default_factory=GrpcMetadata)
+    initial_metadata: GrpcMetadata = field(default_factory=GrpcMetadata)
     error: CollectiveError | None = field(default=None, repr=False, compare=False)
 
     def raise_for_status(self) -> DispatchResult:

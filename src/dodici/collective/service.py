@@ -13,11 +13,12 @@ The envelope's own gRPC status is OK whatever becomes of the call, trailing meta
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
@@ -28,8 +29,9 @@ from .codes import http_status
 from .contracts import Call, Connecting, Identity, NoPeers, Pairs, PeerBook, Router
 from .data_plane import STATUS_DETAILS, ServerCall
 from .errors import CollectiveError, call_error
+from .link import BARRIER
 from .local import LocalExecutor, answer_any, decode, encode, wrong_kind
-from .names import CallKind, LocalServices, RouteKey
+from .names import ANY, CallKind, LocalServices, RouteKey
 from .protos import collector_pb2 as pb
 from .reflection import DISPATCHER
 from .stats import Figures, Passing
@@ -40,11 +42,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dodici.collective")
 _NOBODY = Identity()
+_DRAINED: Final = 0.25
+"""Seconds for which the input of a refused call is read."""
+_PAUSE: Final = 0.02
+"""Seconds after which a client that sends nothing is not about to."""
 
 
 class CollectiveService:
-    """A `ServerFace`. `router` and `peers` may be exchanged before the server starts; `address` and `epoch` are what
-    Connect tells.
+    """A `ServerFace`. `router` and `peers` may be exchanged before the server starts; `address`, `epoch` and
+    `link_port` are what Connect tells.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class CollectiveService:
         self.peers: PeerBook = NoPeers()
         self.address = ""
         self.epoch = 0
+        self.link_port = 0
         self._id = collector_id
         self._services = services
         self._local = local
@@ -73,7 +80,7 @@ class CollectiveService:
         self.figures = Figures(
             collector_id,
             lambda key: services.find(*key) is not None,
-            lambda key: self.router.kind_of(key) is not None,
+            lambda key: self.router.known_as(key),  # noqa: PLW0108 - the router may be exchanged
         )
         """What is counted of the calls that pass through here."""
         self._own: dict[str, Any] = {
@@ -87,6 +94,7 @@ class CollectiveService:
                 self._dispatch, pb.DispatchRequest.FromString, pb.DispatchResponse.SerializeToString
             ),
             f"/{DISPATCHER}/Link": data_plane.stream_stream(self._link),
+            BARRIER: data_plane.unary_unary(self._barrier),
         }
 
     def add_handlers(self, handlers: Mapping[str, Any]) -> None:
@@ -113,6 +121,8 @@ class CollectiveService:
             namespace = self._services.namespaces[0]
         if not namespace or not service or not name:
             return _refusal(f"the {'namespace' if not namespace else 'service or method'} is empty")
+        if name == ANY:
+            return _refusal(f"{name!r} is no method")
         call = Call(
             RouteKey(namespace, service, name),
             metadata=rest,
@@ -121,10 +131,18 @@ class CollectiveService:
         )
         if self.router.runs_here(call):
             spec = self._services.find(namespace, service, name)
-            if spec is not None and spec.kind is CallKind.UNARY_UNARY:
-                return data_plane.unary_unary(partial(self._unary_here, spec, call, hop))
-        elif self.router.kind_of(call.key) is CallKind.UNARY_UNARY:
-            return data_plane.unary_unary(partial(self._unary_elsewhere, call, hop))
+            if spec is not None:
+                kind: CallKind | None = spec.kind
+                if spec.wildcard:
+                    kind = call.kind = _metadata.kind_of(hop)
+                if kind is CallKind.UNARY_UNARY:
+                    return data_plane.unary_unary(partial(self._unary_here, spec, call, hop))
+        else:
+            kind = self.router.kind_of(call.key)
+            if kind is None:
+                kind = call.kind = _metadata.kind_of(hop)
+            if kind is CallKind.UNARY_UNARY:
+                return data_plane.unary_unary(partial(self._unary_elsewhere, call, hop))
         return data_plane.stream_stream(partial(self._stream, call, hop))
 
     async def _unary_here(
@@ -141,6 +159,8 @@ class CollectiveService:
         except CollectiveError as error:
             await server_call.fail(error, _metadata.of_failure(call, error))
             raise
+        if call.initial:
+            await server_call.send_initial(call.initial)
         server_call.set_trailing(_metadata.of_answer(call))
         return answer
 
@@ -172,7 +192,8 @@ class CollectiveService:
                 if not self._admission.free:
                     await self._admission.check(call)
                 executor = await self.router.route(call)
-                answers = executor.stream(call, payloads)
+                given = data_plane.whole(payloads)
+                answers = executor.stream(call, given)
                 try:
                     async for answer in answers:
                         if call.initial:
@@ -181,7 +202,9 @@ class CollectiveService:
                         await server_call.write(answer)
                 finally:
                     await _close(answers)
+                    await _close(given)
         except CollectiveError as error:
+            await _drained(payloads)
             await server_call.fail(error, _metadata.of_failure(call, error))
         server_call.set_trailing(_metadata.of_answer(call))
 
@@ -268,7 +291,9 @@ class CollectiveService:
     # -- between collectors --------------------------------------------------------------------------------
 
     async def _connect(self, request: pb.ConnectRequest, server_call: ServerCall) -> pb.ConnectResponse:
-        answer = pb.ConnectResponse(target_collector_id=self._id, epoch=self.epoch, address=self.address)
+        answer = pb.ConnectResponse(
+            target_collector_id=self._id, epoch=self.epoch, address=self.address, link_port=self.link_port
+        )
         try:
             for field in ("collector_id", "address"):
                 if not getattr(request, field):
@@ -290,6 +315,9 @@ class CollectiveService:
         answer.connection_id = connected.connection_id
         answer.shared_namespaces.extend(connected.shared_namespaces)
         return answer
+
+    async def _barrier(self, request: bytes, server_call: ServerCall) -> bytes:
+        return b""
 
     async def _link(self, frames: AsyncIterator[bytes], server_call: ServerCall) -> None:
         hop, _ = _metadata.split(server_call.metadata())
@@ -323,14 +351,35 @@ def _asked(request: pb.ServeRequest | pb.DispatchRequest) -> RouteKey:
     for field, value in zip(("namespace", "service.service_name", "method_name"), key, strict=True):
         if not value:
             raise call_error(GrpcStatus.INVALID_ARGUMENT, f"{field} is empty")
+    if key.method == ANY:
+        raise call_error(GrpcStatus.INVALID_ARGUMENT, f"{ANY!r} is no method")
     return key
 
 
 def _refusal(text: str) -> Any:
-    async def refuse(_: AsyncIterator[bytes], server_call: ServerCall) -> None:
+    async def refuse(payloads: AsyncIterator[bytes], server_call: ServerCall) -> None:
+        await _drained(payloads)
         await server_call.fail(call_error(GrpcStatus.INVALID_ARGUMENT, text))
 
     return data_plane.stream_stream(refuse)
+
+
+async def _drained(payloads: AsyncIterator[bytes]) -> None:
+    """Read what the client still sends, before its call is ended with an error.
+
+    A stream that ends while its client writes is INTERNAL to a client of grpc.aio, whatever its status was. One that
+    goes on writing for longer has to live with that.
+    """
+    source = aiter(payloads)
+    try:
+        async with asyncio.timeout(_DRAINED):
+            while True:
+                async with asyncio.timeout(_PAUSE):
+                    await anext(source)
+    except (StopAsyncIteration, TimeoutError):
+        pass
+    except Exception:
+        log.debug("a refused call could not be read to its end", exc_info=True)
 
 
 async def _close(answers: Any) -> None:

@@ -95,20 +95,25 @@ def specs_of(namespace: str, servicer: Any, descriptor: Any) -> list[MethodSpec]
             f"{type(servicer).__name__} lacks methods of {descriptor.full_name}: {', '.join(missing)}"
         )
     return [
-        _spec(namespace, descriptor, method, getattr(servicer, method.name)) for method in descriptor.methods
+        described(namespace, descriptor, method, _handler(method, getattr(servicer, method.name)))
+        for method in descriptor.methods
     ]
 
 
-def _spec(
-    namespace: str, service: ServiceDescriptor, method: MethodDescriptor, function: Callable[..., Any]
+def _handler(method: MethodDescriptor, function: Callable[..., Any]) -> Callable[..., Any]:
+    return _streaming(function) if method.server_streaming else _answering(function)
+
+
+def described(
+    namespace: str, service: ServiceDescriptor, method: MethodDescriptor, handler: Callable[..., Any]
 ) -> MethodSpec:
-    kind = CallKind.of(method.client_streaming, method.server_streaming)
+    """The method of a descriptor, with its kind, its types, and whether it is idempotent."""
     return MethodSpec(
         namespace,
         service.full_name,
         method.name,
-        _streaming(function) if kind.streams_out else _answering(function),
-        kind,
+        handler,
+        CallKind.of(method.client_streaming, method.server_streaming),
         idempotent=method.GetOptions().idempotency_level in _SAFE,
         input_type=GetMessageClass(method.input_type),
         output_type=GetMessageClass(method.output_type),

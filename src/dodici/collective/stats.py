@@ -83,7 +83,8 @@ class Figures:
     Args:
         collector_id: whose figures they are.
         serves: whether a method is one of this collector's.
-        known: whether anybody is known to have it.
+        known: under which name somebody is known to have it: its own, or that of all methods of its service; None if
+            nobody is.
         kept: how many records the history keeps.
         clock: seconds; never runs backwards.
     """
@@ -92,7 +93,7 @@ class Figures:
         self,
         collector_id: str,
         serves: Callable[[RouteKey], bool],
-        known: Callable[[RouteKey], bool],
+        known: Callable[[RouteKey], RouteKey | None],
         *,
         kept: int = KEPT,
         clock: Callable[[], float] = time.monotonic,
@@ -173,9 +174,10 @@ class Figures:
         return found
 
     def _tally(self, role: Role, key: RouteKey) -> Tally:
-        if len(self.tallies) >= _MOST_METHODS or not (self._serves(key) or self._known(key)):
-            key = UNKNOWN
-        return self.tallies.setdefault((role, key), Tally())
+        known = self._known(key)
+        if known is None or len(self.tallies) >= _MOST_METHODS:
+            known = UNKNOWN
+        return self.tallies.setdefault((role, known), Tally())
 
     def _turn(self) -> int:
         now = int(self._clock())
@@ -266,6 +268,8 @@ class RouteStats:
         peers: ids of the peers through which it is reached.
         calls: that ended, each once.
         failures: of these.
+        share: how much of what serves it here accepts calls, from 0 to 1; 0 if it is not served here.
+        shares: the same of the peers, by id, as they have announced it.
     """
 
     kind: CallKind
@@ -275,6 +279,8 @@ class RouteStats:
     peers: tuple[str, ...]
     calls: int
     failures: int
+    share: float = 0.0
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +325,13 @@ class CollectorStats:
                 for peer in self.peers.values()
             ],
             "routes": [
-                {**key._asdict(), **_fields(route), "kind": str(route.kind), "peers": list(route.peers)}
+                {
+                    **key._asdict(),
+                    **_fields(route),
+                    "kind": str(route.kind),
+                    "peers": list(route.peers),
+                    "shares": dict(route.shares),
+                }
                 for key, route in self.routes.items()
             ],
             "members": [

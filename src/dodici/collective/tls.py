@@ -5,6 +5,10 @@ is used for connections that begin from then on; those that exist go on with wha
 is lost. For arriving connections grpc asks before each handshake; a channel finds that `generation()` has grown,
 connects anew beside its old connection, and drops that when the last call on it has ended.
 
+What a certificate said is looked at in the handshake alone. So that no connection outlives what it was opened with by
+more than a known time, the server asks for another after `max_age` seconds, with GOAWAY: calls go on where they are,
+those that begin take the new one. What still runs on the old one after `GRACE` more is cut.
+
 A certificate and its key are replaced by two writes. What lies between them is no pair; until they fit, the last
 pair that did is used.
 """
@@ -16,14 +20,17 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..core.errors import InvalidArgumentError
+from ..core.options import check_seconds
 from ..net.tls import check_key_pair
 from . import data_plane
 from .contracts import TransportSecurity
 
 _log = logging.getLogger("dodici.collective")
+GRACE: Final = 600.0
+"""Seconds that calls have to end on a connection that has reached its age."""
 _LOOK_SECONDS = 1.0
 """How long a channel takes the files for unchanged."""
 
@@ -45,6 +52,8 @@ class TLS:
         require_client_cert: refuse clients without a certificate. False: no client is asked for one; there are no identities,
             and no other collector can connect.
         server_name: the name that other collectors' certificates must have; None: the host that is connected to.
+        max_age: seconds after which a connection is made anew, give or take a tenth; so an expired certificate is refused.
+            None: never.
 
     Raises:
         InvalidArgumentError: a file cannot be read, is not PEM, or the key is not the certificate's; or there is no `ca`
@@ -59,6 +68,7 @@ class TLS:
         require_client_cert: bool = True,
         *,
         server_name: str | None = None,
+        max_age: float | None = 3600.0,
     ) -> None:
         self.cert, self.key = _path("cert", cert), _path("key", key)
         self.ca = None if ca is None else _path("ca", ca)
@@ -70,6 +80,9 @@ class TLS:
             )
         if server_name is not None and (not isinstance(server_name, str) or not server_name):
             raise InvalidArgumentError(f"server_name must be a name, not {server_name!r}")
+        if max_age is not None and check_seconds("max_age", max_age) == 0:
+            raise InvalidArgumentError("max_age must be more than 0 seconds, or None")
+        self.max_age = max_age
         self.require_client_cert = require_client_cert
         self.server_name = server_name
         # grpc asks from threads of its own, several at a time.
@@ -132,6 +145,15 @@ class TLS:
 
         return data_plane.server_tls(used, renewed, require_client_cert=self.require_client_cert)
 
+    def server_options(self) -> list[tuple[str, Any]]:
+        """What servers need besides."""
+        if self.max_age is None:
+            return []
+        return [
+            ("grpc.max_connection_age_ms", int(self.max_age * 1000)),
+            ("grpc.max_connection_age_grace_ms", int(GRACE * 1000)),
+        ]
+
     def channel_credentials(self) -> Any:
         """Credentials of a client, as the files were last found."""
         self.generation()
@@ -167,7 +189,7 @@ def as_security(given: Any) -> TransportSecurity | None:
         InvalidArgumentError: it is none of these, or see `TLS`.
     """
     if isinstance(given, Mapping):
-        unknown = set(given) - {"cert", "key", "ca", "require_client_cert", "server_name"}
+        unknown = set(given) - {"cert", "key", "ca", "require_client_cert", "server_name", "max_age"}
         if unknown:
             raise InvalidArgumentError(f"tls has no {', '.join(sorted(map(repr, unknown)))}")
         missing = {"cert", "key"} - set(given)

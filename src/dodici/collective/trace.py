@@ -1,54 +1,73 @@
-"""W3C trace context: which trace a call belongs to.
+"""The traces of calls: what `dodici.core.trace` says, with a call's metadata as the carrier.
 
-Source: W3C Trace Context, level 1, section 3.2. A `traceparent` that is not well-formed counts as none.
+Each collector that has a call is a span of its own below that of the collector before, or below the one that the
+caller names. Collectors tell each other theirs in a hop's metadata, and leave `traceparent` as the caller gave it.
 """
 
 from __future__ import annotations
 
-import random
-import re
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?").fullmatch
-_random = random.SystemRandom()
+from ..core.trace import PER_SECOND, Sampler, Trace, new_span_id, new_trace, parse
 
+if TYPE_CHECKING:
+    from .contracts import Call
 
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """A place in a trace: `span_id` is the work that is going on, `parent_id` what asked for it, if known."""
+__all__ = ["Trace", "begin", "named", "new_trace", "parse", "passing", "place_in"]
 
-    trace_id: str
-    span_id: str
-    flags: int = 0
-    """1: sampled."""
-    tracestate: str = ""
-    parent_id: str | None = None
-
-    @property
-    def traceparent(self) -> str:
-        """What is sent with calls that this work makes."""
-        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
-
-    def child(self) -> Trace:
-        """A new span below this one."""
-        return Trace(self.trace_id, _identifier(64), self.flags, self.tracestate, self.span_id)
+_sampler = Sampler(PER_SECOND)
 
 
-def new_trace() -> Trace:
-    """The beginning of a trace that nobody has asked to be sampled."""
-    return Trace(_identifier(128), _identifier(64))
+def begin() -> Trace:
+    """The beginning of a trace for a call that belongs to none: one for all collectors on the way. It is recorded by who
+    serves it from an origin, unless there are too many.
+    """
+    made = new_trace()
+    return made if _sampler.allows() else made._replace(flags=0, carried="")
 
 
-def parse(traceparent: str | bytes | None, tracestate: str = "") -> Trace | None:
-    """The trace that a caller names; `span_id` is the caller's. None if it names none."""
-    found = _TRACEPARENT(traceparent) if isinstance(traceparent, str) else None
-    if found is None:
-        return None
-    version, trace_id, span_id, flags, more = found.groups()
-    if version == "ff" or (version == "00" and more) or not trace_id.strip("0") or not span_id.strip("0"):
-        return None
-    return Trace(trace_id, span_id, int(flags, 16), tracestate)
+def named(call: Call) -> Trace | None:
+    """The trace that the metadata of a call names; None if it names none."""
+    for name, value in call.metadata:
+        if name == "traceparent":
+            states = [state for key, state in call.metadata if key == "tracestate"]
+            return parse(value, ",".join(state for state in states if isinstance(state, str)))
+    return None
 
 
-def _identifier(bits: int) -> str:
-    return f"{_random.getrandbits(bits) or 1:0{bits // 4}x}"
+def passing(call: Call) -> Trace | None:
+    """This collector's place in the trace of a call; None if it belongs to none."""
+    if call.span is None:
+        above = named(call)
+        if above is None:
+            return None
+        call.span = Trace(
+            above.trace_id,
+            new_span_id(),
+            above.flags,
+            above.tracestate,
+            call.parent or above.span_id,
+            above.traceparent,
+        )
+    return call.span
+
+
+def place_in(call: Call, *, served: bool) -> tuple[str, str, str]:
+    """Trace, span and parent of this collector's part in a call that has ended; empty for what there is not.
+
+    `served` is for the part of who ran it, which is below the part of who let it in, where that is the same collector.
+    """
+    own = call.trace
+    if served and call.span is None and call.from_collector is not None:
+        # The usual end of a hop: this collector's only part in the call, which needs no place of its own above it.
+        above = named(call)
+        if above is not None:
+            span_id = new_span_id() if own is None else own.span_id
+            return above.trace_id, span_id, call.parent or above.span_id
+    here = passing(call)
+    if here is None:
+        return ("", "", "") if own is None else (own.trace_id, own.span_id if served else "", "")
+    if not served:
+        return here.trace_id, here.span_id, here.parent_id or ""
+    parent = here.span_id if call.from_collector is None else here.parent_id or ""
+    return here.trace_id, new_span_id() if own is None else own.span_id, parent

@@ -216,6 +216,38 @@ def _make(verify: bool, ca: str | None, cert: Any, alpn: tuple[str, ...], max_se
     return _Entry(context, own, stamp)
 
 
+def server_context(
+    cert: str, key: str, ca: str | None, alpn: tuple[str, ...], *, require_client_cert: bool = True
+) -> ssl.SSLContext:
+    """A server's context: TLS 1.2 at least. Not shared, and what its files say now.
+
+    Args:
+        cert: a PEM file: the certificate, and those between it and its authority.
+        key: a PEM file: its private key, without a password.
+        ca: a PEM file: authorities for certificates of clients.
+        alpn: protocols to choose from (RFC 7301); a client that offers others is refused where OpenSSL can do that,
+            and has chosen none elsewhere.
+        require_client_cert: refuse clients without a certificate of those authorities.
+
+    Raises:
+        InvalidArgumentError: the files do not fit together, or cannot be read.
+    """
+    check_key_pair(cert, key, ca)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    if ca is not None:
+        context.load_verify_locations(ca)
+    if require_client_cert:
+        context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(list(alpn))
+    # Sessions would be resumed without a look at the client's certificate, which may be another by then.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
+    return context
+
+
 def check_key_pair(cert: str, key: str, ca: str | None = None) -> None:
     """Return if these PEM files hold a certificate, its key without a password, and authorities.
 

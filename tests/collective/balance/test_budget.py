@@ -85,6 +85,7 @@ def test_attempts_are_bounded_while_every_peer_is_down(clock: Clock, idle: float
     rng = random.Random(3)
     seen = 0
     for _ in range(5 * 1000):
+        budget.called()
         attempts = Attempts(policy, budget, idempotent=True, rng=rng)
         seen += 1
         while attempts.failed(GrpcStatus.UNAVAILABLE, sent=True) is not None:

@@ -27,7 +27,7 @@ def test_grants_then_queues_then_refuses(clock: Clock) -> None:
         "refused",
     ]
     assert (limiter.in_flight, limiter.queued, limiter.refused) == (2, 2, 2)
-    assert limiter.full
+    assert limiter.full()
 
 
 def test_a_place_goes_to_the_oldest_in_the_queue(clock: Clock) -> None:
@@ -42,7 +42,7 @@ def test_a_place_goes_to_the_oldest_in_the_queue(clock: Clock) -> None:
     assert limiter.release(first) is second
     assert limiter.release(second) is None
     assert limiter.in_flight == 0
-    assert not limiter.full
+    assert not limiter.full()
 
 
 def test_giving_up_waiting_leaves_the_queue(clock: Clock) -> None:
@@ -148,3 +148,34 @@ class LimiterModel(RuleBasedStateMachine):
 
 
 TestLimiterModel = LimiterModel.TestCase
+
+
+def test_a_namespace_has_no_more_than_its_share() -> None:
+    limiter = Limiter(Limits(in_flight=2, queued=4, per_namespace=3), Clock())
+    first, second, third, fourth = (limiter.acquire("a") for _ in range(4))
+    assert [each.state for each in (first, second, third, fourth)] == [
+        "granted",
+        "granted",
+        "queued",
+        "refused",
+    ]
+    assert (limiter.full("a"), limiter.refused) == (True, 1)
+    other = limiter.acquire("b")
+    assert other.state == "queued"
+    # A place is free as soon as any of its three is given back, the waiting one included.
+    assert limiter.release(third) is None
+    assert limiter.acquire("a").state == "queued"
+    assert limiter.release(first) is other
+    assert limiter.release(fourth) is None
+    assert limiter.acquire("a").state == "queued"
+    assert limiter.acquire("a").state == "refused"
+
+
+def test_a_namespace_that_is_idle_is_forgotten() -> None:
+    limiter = Limiter(Limits(per_namespace=1), Clock())
+    for number in range(100):
+        permit = limiter.acquire(f"n{number}")
+        assert limiter.full(f"n{number}")
+        limiter.release(permit)
+        limiter.release(permit)
+    assert limiter._taken == {}

@@ -13,7 +13,7 @@ from dodici.collective import balance
 from dodici.collective.announce import MOST_ROUTES, RouteTable, Source
 from dodici.collective.names import CallKind, LocalServices, MethodSpec, RouteKey
 from dodici.collective.protos import link_pb2 as pb
-from dodici.core.errors import InvalidArgumentError, MeshTimeoutError
+from dodici.core.errors import MeshTimeoutError
 
 KEY = RouteKey("shop", "Work", "Who")
 
@@ -268,26 +268,6 @@ async def test_the_silent_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0.25 < time.monotonic() - began < 2.0
         assert caught.value.members == (("a", a.address, 0),)
         assert routed(c, namespace="more") == set()  # applied everywhere else
-
-
-async def test_a_service_whose_share_is_nothing_is_not_chosen_until_it_is_more() -> None:
-    async with fleet(a={}, b={}, c={}) as (a, b, c):
-        serve(b)
-        serve(b, "Other")
-        serve(c)
-        await a.connect_to(b.address)
-        await a.connect_to(c.address)
-        await b._peers.set_share("shop", "Work", 0.0)
-        assert (routed(a), routed(a, "Other")) == ({"c"}, {"b"})
-        await c._peers.set_share("shop", "Work", 0.0)
-        assert (await a.dispatch("shop", "Work", "Who")).status == 503
-        await b._peers.set_share("shop", "Work", 0.5)
-        assert (await a.dispatch("shop", "Work", "Who")).output == "b"
-        await b._peers.set_share("shop", "Work", 1.0)
-        await c._peers.set_share("shop", "Work", 1.0)
-        assert routed(a) == {"b", "c"}
-        with pytest.raises(InvalidArgumentError):
-            await b._peers.set_share("shop", "Work", float("nan"))
 
 
 async def test_a_peer_that_goes_is_waited_for_no_longer() -> None:

@@ -276,7 +276,7 @@ async def test_over_a_unix_socket(tmp_path: Any) -> None:
 
 
 async def test_peers_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dodici.collective.peers.MOST_PEERS", 2)
+    monkeypatch.setattr("dodici.collective.arrivals.MOST_PEERS", 2)
     async with fleet(a={}) as (a,):
         for name in ("x", "y"):
             assert (

@@ -1,85 +1,17 @@
-"""A peer of another make: it knows Connect and Serve, no links, and the options of a stock server."""
+"""A peer of another make: see `stock_kit.py`."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.wrappers_pb2 import StringValue
 from grpc import aio
 from tests.collective.fleet import fleet, until
+from tests.collective.peers.stock_kit import DISPATCHER, stock
 
 from dodici.collective.protos import collector_pb2 as pb
-
-DISPATCHER = "collector.CollectiveDispatcher"
-
-
-class Stock:
-    """A server that answers Connect and Serve, and the transparent face of one method."""
-
-    def __init__(self) -> None:
-        self.connects: list[pb.ConnectRequest] = []
-        self.served: list[pb.ServeRequest] = []
-        self.metadata: dict[str, Any] = {}
-        self.address = ""
-
-    async def connect(self, request: pb.ConnectRequest, context: Any) -> pb.ConnectResponse:
-        self.connects.append(request)
-        return pb.ConnectResponse(
-            status=pb.Status(code=200),
-            connection_id="one",
-            shared_namespaces=["shop"],
-            target_collector_id="stock",
-        )
-
-    async def serve(self, request: pb.ServeRequest, context: Any) -> pb.ServeResponse:
-        self.served.append(request)
-        if request.method_name == "Sold":
-            return pb.ServeResponse(
-                status=pb.Status(code=409, message="sold", details={"grpc-status": "ABORTED", "sku": "a-1"}),
-                executor_id="stock",
-            )
-        answer = pb.ServeResponse(status=pb.Status(code=200), executor_id="stock")
-        answer.output.Pack(StringValue(value=f"{request.service.service_name}.{request.method_name}"))
-        return answer
-
-    async def raw(self, request: bytes, context: Any) -> bytes:
-        self.metadata = dict(context.invocation_metadata())
-        return request[::-1]
-
-
-@contextlib.asynccontextmanager
-async def stock(address: str = "127.0.0.1:0") -> AsyncIterator[tuple[Stock, aio.Server]]:
-    own = Stock()
-    server = aio.server(options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler(
-                DISPATCHER,
-                {
-                    "Connect": grpc.unary_unary_rpc_method_handler(
-                        own.connect, pb.ConnectRequest.FromString, pb.ConnectResponse.SerializeToString
-                    ),
-                    "Serve": grpc.unary_unary_rpc_method_handler(
-                        own.serve, pb.ServeRequest.FromString, pb.ServeResponse.SerializeToString
-                    ),
-                },
-            ),
-            grpc.method_handlers_generic_handler(
-                "Raw", {"Reverse": grpc.unary_unary_rpc_method_handler(own.raw)}
-            ),
-        )
-    )
-    own.address = f"127.0.0.1:{server.add_insecure_port(address)}"
-    await server.start()
-    try:
-        yield own, server
-    finally:
-        await server.stop(None)
 
 
 async def test_it_is_asked_with_serve() -> None:

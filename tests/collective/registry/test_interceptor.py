@@ -115,6 +115,7 @@ async def test_registered_methods_of_every_kind_pass_and_others_do_not() -> None
             assert (await call(channel, "stream_unary"))[1] == [b"12"]
 
 
+@pytest.mark.weak_spot(17)
 async def test_one_package_does_not_admit_another() -> None:
     async with running() as registry:
         await registry.register_service("plain", service("b.Plain", *KINDS))
@@ -124,6 +125,7 @@ async def test_one_package_does_not_admit_another() -> None:
             assert plain.ran == []
 
 
+@pytest.mark.weak_spot(16)
 @pytest.mark.parametrize(
     "path", ["/unary_unary", "/a.Plain/", "//unary_unary", "/a.Plain/unary_unary/", "/x/a.Plain/unary_unary", "/"]
 )  # fmt: skip
@@ -143,6 +145,7 @@ async def test_malformed_paths_are_refused(path: str, kind: str) -> None:
         assert (asked, plain.ran) == ([], [])
 
 
+@pytest.mark.weak_spot(16)
 async def test_a_registry_elsewhere_that_goes_away() -> None:
     async with running() as registry:
         await registry.register_service("plain", service("a.Plain", *KINDS))
@@ -173,6 +176,7 @@ async def test_an_address_is_asked_until_the_interceptor_is_closed() -> None:
             assert (face.calls, plain.ran) == (2, ["unary_unary"])
 
 
+@pytest.mark.weak_spot(16)
 async def test_a_validator_that_fails_or_never_answers() -> None:
     async def never(namespace: str, service: str, method: str) -> None:
         await asyncio.Event().wait()

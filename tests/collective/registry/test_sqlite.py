@@ -59,6 +59,7 @@ async def test_types_survive_a_restart(tmp_path: Path) -> None:
         assert user.SerializeToString() == b"\x0a\x01n\x12\x03\x0a\x01b"
 
 
+@pytest.mark.weak_spot(22)
 async def test_more_than_ten_thousand_services_are_listed_completely(tmp_path: Path) -> None:
     count = 12_000
     path = tmp_path / "registry.db"

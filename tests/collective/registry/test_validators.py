@@ -84,6 +84,7 @@ async def test_a_local_validator_answers_at_once_for_what_it_knows(registry: Loc
         )
 
 
+@pytest.mark.weak_spot(18)
 async def test_validating_registers_nothing(registry: LocalRegistry) -> None:
     validator = LocalValidator(registry)
     for _ in range(2):
@@ -91,6 +92,7 @@ async def test_validating_registers_nothing(registry: LocalRegistry) -> None:
     assert [each.service_name for each in await registry.services()] == ["UserService"]
 
 
+@pytest.mark.weak_spot(16)
 async def test_a_store_that_cannot_tell_refuses() -> None:
     class Lost(MemoryStore):
         current = False  # type: ignore[assignment]
@@ -153,6 +155,7 @@ async def test_what_is_remembered_is_limited(registry: LocalRegistry) -> None:
             await validator.close()
 
 
+@pytest.mark.weak_spot(16)
 async def test_a_registry_that_is_down_refuses_all_but_what_is_fresh(registry: LocalRegistry) -> None:
     now = 100.0
     async with serving(registry) as (address, _):

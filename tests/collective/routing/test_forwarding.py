@@ -367,6 +367,21 @@ async def test_retries_are_within_the_budget() -> None:
         assert 100 <= work.counts["Fail"] <= 120
 
 
+async def test_calls_that_succeed_pay_for_the_retries_of_those_that_fail() -> None:
+    budget = Budget(ratio=0.2, min_per_second=0)
+    async with fleet(
+        a={"retry": Retry(budget=budget, initial=0.0, cap=0.0), "breaker": Breaker(failures=0)}, b={}
+    ) as (a, b):
+        work = serve(b)
+        await a.connect_to(b.address)
+        for _ in range(50):
+            assert (await a.dispatch("shop", "Work", "Who")).status == 200
+        for _ in range(4):
+            assert (await a.dispatch("shop", "Work", "FailSafely", 503)).status == 503
+        # Ten are paid for, of which each of the four may have two.
+        assert work.counts["Fail"] == 12
+
+
 @pytest.mark.weak_spot(7)
 @pytest.mark.parametrize("kind", ["unary", "stream"])
 async def test_a_call_that_was_never_sent_goes_to_another(kind: str) -> None:

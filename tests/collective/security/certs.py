@@ -50,16 +50,17 @@ class Authority:
         dns: Iterable[str] = (),
         *,
         expired: bool = False,
+        lasts: float | None = None,
         common_name: str | None = None,
         address: bool = True,
     ) -> tuple[str, str]:
-        """Write NAME.crt and NAME.key; their paths."""
+        """Write NAME.crt and NAME.key; their paths. It lasts a day, or so many seconds from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
         names += [x509.DNSName(each) for each in dns]
         if address:
             names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-        certificate = self._sign(key, _named(common_name or name), names, expired=expired)
+        certificate = self._sign(key, _named(common_name or name), names, expired=expired, lasts=lasts)
         cert_file, key_file = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -77,9 +78,10 @@ class Authority:
         *,
         ca: bool = False,
         expired: bool = False,
+        lasts: float | None = None,
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
-        end = now - _DAY if expired else now + _DAY
+        end = now - _DAY if expired else now + (_DAY if lasts is None else dt.timedelta(seconds=lasts))
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)

@@ -26,10 +26,11 @@ _NEWEST: Final = 0.1
 class Permit:
     """The right to run a call, or a place in the queue for it."""
 
-    __slots__ = ("_granted_at", "state", "waiter")
+    __slots__ = ("_granted_at", "namespace", "state", "waiter")
 
-    def __init__(self, state: PermitState) -> None:
+    def __init__(self, state: PermitState, namespace: str) -> None:
         self.state: PermitState = state
+        self.namespace = namespace
         self.waiter: Any = None
         """The caller's own: what wakes whoever waits."""
         self._granted_at = 0.0
@@ -54,6 +55,9 @@ class Limiter:
         # OrderedDict and not dict: taking the first of a dict scans what was taken out before it.
         self._queue: OrderedDict[Permit, None] = OrderedDict()
         self._usual = 0.0
+        self._most = limits.per_namespace
+        self._taken: dict[str, int] = {}
+        """By namespace, if these have a limit: permits that are granted or queued."""
         self.in_flight = 0
         """Calls that run."""
         self.refused = 0
@@ -64,28 +68,46 @@ class Limiter:
         """Calls that wait."""
         return len(self._queue)
 
-    @property
-    def full(self) -> bool:
-        """Whether a call that came now would have to wait, or be refused."""
-        return self.in_flight >= self._limits.in_flight
+    def full(self, namespace: str = "") -> bool:
+        """Whether a call of the namespace that came now would have to wait, or be refused."""
+        return self.in_flight >= self._limits.in_flight or self._over(namespace)
 
-    def acquire(self) -> Permit:
-        """A permit: granted, queued or refused."""
-        if self.in_flight < self._limits.in_flight:
+    def _over(self, namespace: str) -> bool:
+        return self._most is not None and self._taken.get(namespace, 0) >= self._most
+
+    def acquire(self, namespace: str = "") -> Permit:
+        """A permit for a call of the namespace: granted, queued or refused."""
+        room = self.in_flight < self._limits.in_flight
+        if self._over(namespace) or not (room or len(self._queue) < self._limits.queued):
+            self.refused += 1
+            return Permit("refused", namespace)
+        if self._most is not None:
+            self._taken[namespace] = self._taken.get(namespace, 0) + 1
+        if room:
             self.in_flight += 1
-            permit = Permit("granted")
+            permit = Permit("granted", namespace)
             permit._granted_at = self._clock()
             return permit
-        if len(self._queue) >= self._limits.queued:
-            self.refused += 1
-            return Permit("refused")
-        permit = Permit("queued")
+        permit = Permit("queued", namespace)
         self._queue[permit] = None
+        return permit
+
+    def beyond(self, namespace: str = "") -> Permit:
+        """A permit whatever the limits: for what goes on after a call whose own permit is about to be given back."""
+        if self._most is not None:
+            self._taken[namespace] = self._taken.get(namespace, 0) + 1
+        self.in_flight += 1
+        permit = Permit("granted", namespace)
+        permit._granted_at = self._clock()
         return permit
 
     def release(self, permit: Permit) -> Permit | None:
         """Give a permit back. Returns the queued one that is granted in its place, whose holder is to be woken."""
         state, permit.state = permit.state, "released"
+        if self._most is not None and state in {"granted", "queued"}:
+            self._taken[permit.namespace] -= 1
+            if not self._taken[permit.namespace]:
+                del self._taken[permit.namespace]
         if state == "queued":
             del self._queue[permit]
             return None

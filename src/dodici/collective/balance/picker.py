@@ -77,6 +77,7 @@ class Picker:
         slow_start: see `SlowStart`.
         failure_penalty: seconds that a failure counts as having taken.
         decay: seconds in which all but 37 % of a latency, or of what was taken for rejections, is forgotten.
+        per_peer: calls that a peer may have at a time; None: any number.
         panic_below: when less than this share of a route's peers may be chosen, ejections are ignored.
         clock: seconds; never runs backwards.
         rng: the source of randomness; seeded, the picks repeat.
@@ -95,6 +96,7 @@ class Picker:
         failure_penalty: float = 5.0,
         decay: float = 5.0,
         panic_below: float = 0.5,
+        per_peer: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -116,6 +118,9 @@ class Picker:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - no secret depends on it
         self._loads: dict[str, PeerLoad] = {}
+        self._per_peer = per_peer
+        self.full: set[str] = set()
+        """The peers that have as many calls as they may."""
         self.usual = _FIRST_GUESS
         """Seconds that an answer takes, over all peers: what is assumed of one that is not known."""
 
@@ -150,6 +155,7 @@ class Picker:
         load = self._loads.pop(peer, None)
         if load is not None:
             load.gone = True
+            self.full.discard(peer)
             self.outliers.remove(peer)
             self.version += 1
 
@@ -181,6 +187,8 @@ class Picker:
         now = self._clock()
         if now >= candidates.until or candidates.version != self.version:
             candidates.refresh(now)
+        if self.full:
+            excluded = self.full.union(excluded)
         return candidates.strategy.pick(now, excluded, key)
 
     def retry_after(self, candidates: Candidates) -> float | None:
@@ -194,7 +202,10 @@ class Picker:
 
     def started(self, peer: Candidate) -> Ticket:
         """A call is sent to what `pick()` has returned. Returns what `finished()` wants."""
-        peer.load.in_flight += 1
+        load = peer.load
+        load.in_flight += 1
+        if self._per_peer is not None and load.in_flight >= self._per_peer and not load.gone:
+            self.full.add(peer.peer)
         return Ticket(peer, peer.lane.breaker.started())
 
     def answered(self, ticket: Ticket, seconds: float) -> None:
@@ -208,7 +219,10 @@ class Picker:
         if ticket._done:
             return
         ticket._done = True
-        ticket.candidate.load.in_flight -= 1
+        load = ticket.candidate.load
+        load.in_flight -= 1
+        if self.full and not load.gone and load.in_flight < (self._per_peer or 0):
+            self.full.discard(ticket.candidate.peer)
         if not (ticket._judged and outcome is Outcome.SUCCESS):
             self._judge(ticket, outcome, seconds)
 

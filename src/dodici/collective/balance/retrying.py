@@ -22,7 +22,7 @@ NEVER = -1.0
 
 
 class Attempts:
-    """The attempts of one call. Making it counts the call in the budget, at the collector that it enters.
+    """The attempts of one call. That the call was made is counted in the budget by whoever sends it.
 
     Args:
         policy: see `Retry`.
@@ -49,8 +49,6 @@ class Attempts:
         self._rng = rng
         self.sent = 0
         """How often it was sent."""
-        if entry:
-            budget.called()
 
     def failed(self, status: GrpcStatus, *, sent: bool, pushback: float | None = None) -> float | None:
         """An attempt has failed.

@@ -22,8 +22,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from ...core.errors import ClientClosedError, InvalidArgumentError
+from ..addresses import split_address
 from ..contracts import MemberRecord, MembersChanged
-from ..data_plane import split_address
 from ..errors import CollectiveError
 from ..names import checked_name
 from ..protos import etcd_pb2 as pb

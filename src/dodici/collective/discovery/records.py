@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from ...core.errors import InvalidArgumentError
+from ..addresses import split_address
 from ..contracts import MemberRecord, MembersChanged
-from ..data_plane import split_address
 from ..names import checked_name
 
 _MOST_EPOCH = 2**62

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
 from ...core.errors import DodiciError, InvalidArgumentError
+from ..addresses import split_address
 from ..contracts import MemberRecord, MembersChanged
-from ..data_plane import split_address
 from .backoff import Backoff
 from .records import difference
 

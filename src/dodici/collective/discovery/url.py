@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from ...core.errors import InvalidArgumentError
-from ..data_plane import client_tls, split_address
+from ..addresses import split_address
+from ..data_plane import client_tls
 
 DEFAULT_PORT = 2379
 DEFAULT_PREFIX = "/dodici"

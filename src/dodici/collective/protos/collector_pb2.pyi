@@ -48,20 +48,22 @@ class ConnectRequest(_message.Message):
     def __init__(self, collector_id: _Optional[str] = ..., address: _Optional[str] = ..., namespaces: _Optional[_Iterable[str]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class ConnectResponse(_message.Message):
-    __slots__ = ("status", "connection_id", "shared_namespaces", "target_collector_id", "epoch", "address")
+    __slots__ = ("status", "connection_id", "shared_namespaces", "target_collector_id", "epoch", "address", "link_port")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
     SHARED_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
     TARGET_COLLECTOR_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LINK_PORT_FIELD_NUMBER: _ClassVar[int]
     status: Status
     connection_id: str
     shared_namespaces: _containers.RepeatedScalarFieldContainer[str]
     target_collector_id: str
     epoch: int
     address: str
-    def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., connection_id: _Optional[str] = ..., shared_namespaces: _Optional[_Iterable[str]] = ..., target_collector_id: _Optional[str] = ..., epoch: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+    link_port: int
+    def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., connection_id: _Optional[str] = ..., shared_namespaces: _Optional[_Iterable[str]] = ..., target_collector_id: _Optional[str] = ..., epoch: _Optional[int] = ..., address: _Optional[str] = ..., link_port: _Optional[int] = ...) -> None: ...
 
 class ServeRequest(_message.Message):
     __slots__ = ("namespace", "service", "method_name", "input")

@@ -19,36 +19,60 @@ STREAM_UNARY: CallKind
 STREAM_STREAM: CallKind
 
 class LinkFrame(_message.Message):
-    __slots__ = ("hello", "announcement", "acknowledgement", "calls", "answers", "cancelled")
+    __slots__ = ("hello", "announcement", "acknowledgement", "goodbye", "ping", "calls", "answers", "cancelled")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCEMENT_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    PING_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     announcement: Announcement
     acknowledgement: Acknowledgement
+    goodbye: Goodbye
+    ping: Ping
     calls: _containers.RepeatedCompositeFieldContainer[LinkCall]
     answers: _containers.RepeatedCompositeFieldContainer[LinkAnswer]
     cancelled: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., announcement: _Optional[_Union[Announcement, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., calls: _Optional[_Iterable[_Union[LinkCall, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[LinkAnswer, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., announcement: _Optional[_Union[Announcement, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., calls: _Optional[_Iterable[_Union[LinkCall, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[LinkAnswer, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("code", "message", "last_call")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LAST_CALL_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    last_call: int
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., last_call: _Optional[int] = ...) -> None: ...
+
+class Ping(_message.Message):
+    __slots__ = ("answer",)
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    answer: bool
+    def __init__(self, answer: _Optional[bool] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("version", "collector_id", "address", "epoch", "namespaces", "max_calls")
+    __slots__ = ("version", "collector_id", "address", "epoch", "namespaces", "max_calls", "connection_id", "successor")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     COLLECTOR_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     NAMESPACES_FIELD_NUMBER: _ClassVar[int]
     MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSOR_FIELD_NUMBER: _ClassVar[int]
     version: int
     collector_id: str
     address: str
     epoch: int
     namespaces: _containers.RepeatedScalarFieldContainer[str]
     max_calls: int
-    def __init__(self, version: _Optional[int] = ..., collector_id: _Optional[str] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., namespaces: _Optional[_Iterable[str]] = ..., max_calls: _Optional[int] = ...) -> None: ...
+    connection_id: str
+    successor: bool
+    def __init__(self, version: _Optional[int] = ..., collector_id: _Optional[str] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., namespaces: _Optional[_Iterable[str]] = ..., max_calls: _Optional[int] = ..., connection_id: _Optional[str] = ..., successor: _Optional[bool] = ...) -> None: ...
 
 class Route(_message.Message):
     __slots__ = ("namespace", "service", "method", "kind", "idempotent", "hops", "path", "weight")

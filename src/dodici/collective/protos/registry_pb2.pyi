@@ -107,15 +107,21 @@ class ValidateMethodResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[_collector_pb2.Status, _Mapping]] = ..., is_valid: _Optional[bool] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ListServicesRequest(_message.Message):
-    __slots__ = ("namespace",)
+    __slots__ = ("namespace", "page_size", "page_token")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     namespace: str
-    def __init__(self, namespace: _Optional[str] = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, namespace: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListServicesResponse(_message.Message):
-    __slots__ = ("status", "services")
+    __slots__ = ("status", "services", "next_page_token")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     status: _collector_pb2.Status
     services: _containers.RepeatedCompositeFieldContainer[RegisteredService]
-    def __init__(self, status: _Optional[_Union[_collector_pb2.Status, _Mapping]] = ..., services: _Optional[_Iterable[_Union[RegisteredService, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, status: _Optional[_Union[_collector_pb2.Status, _Mapping]] = ..., services: _Optional[_Iterable[_Union[RegisteredService, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -10,9 +10,11 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from ...core.errors import InvalidArgumentError
+from ...core.grpc_status import GrpcStatus
 from ..contracts import Authorizer, TransportSecurity
 from ..errors import CollectiveError
 from ..names import LocalServices, RouteKey
+from ..values import to_any
 from .open import open_registry
 from .publisher import Publisher
 from .registry import LocalRegistry, Registry
@@ -76,6 +78,21 @@ class AttachedRegistry:
         if self._own:
             await self.registry.stop()
 
+    async def pack(self, key: RouteKey, value: Any) -> AnyMessage:
+        """A value as the input of a method: a dict, and None, as a message of its type, by the registered descriptors.
+
+        All else, and where they do not tell, by the table in `values.py`.
+
+        Raises:
+            InvalidArgumentError: the value has no form on the wire.
+            CollectiveError: INVALID_ARGUMENT: the dict does not fit the type; it names the field.
+        """
+        if value is None or isinstance(value, dict):
+            types = await self._types_of(key.namespace, key.service)
+            if types is not None and key.method in types.methods:
+                return types.pack(key.method, value)
+        return to_any(value)
+
     async def unpack(self, key: RouteKey, packed: AnyMessage) -> Any:
         """What an `Any` of a type that this process does not know holds, by the descriptors of the called service.
 
@@ -93,10 +110,16 @@ class AttachedRegistry:
             known = self._types.get((namespace, service))
             if known is not None and known[0] > self._clock():
                 return known[1]
+        else:
+            known = None
         types: ServiceTypes | None = None
         try:
             types = await self.registry.types(namespace, service)
-        except (CollectiveError, InvalidArgumentError):
+        except CollectiveError as error:
+            # What it said last is worth more than nothing, unless it says that there is nothing.
+            if known is not None and error.grpc_status is not GrpcStatus.NOT_FOUND:
+                types = known[1]
+        except InvalidArgumentError:
             pass
         if not local:
             self._types[namespace, service] = (self._clock() + _TYPES_AGE, types)

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from ...core.grpc_status import GrpcStatus
 from ..errors import call_error
+from ..names import ANY, OWN
 from ..protos import registry_pb2 as pb
 
 
@@ -100,7 +101,9 @@ class Catalogue:
     def has(self, namespace: str, service: str, method: str) -> bool:
         """Whether the method is registered."""
         found = self.service(namespace, service)
-        return found is not None and method in found.methods
+        if found is None:
+            return False
+        return method in found.methods or ANY in found.methods or method.startswith(OWN)
 
     def refusal(self, namespace: str, service: str, method: str) -> str:
         """The text that says which part of a name is not registered."""

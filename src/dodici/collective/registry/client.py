@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, ServiceDescriptorProto
 from google.protobuf.message import DecodeError
 
 from ...core.errors import InvalidArgumentError
 from ...core.grpc_status import GrpcStatus
+from ..addresses import split_address
 from ..codes import from_envelope
 from ..contracts import TransportSecurity
-from ..data_plane import Channel, split_address
+from ..data_plane import Channel
 from ..errors import call_error
 from ..names import checked_name
 from ..protos import registry_pb2 as pb
@@ -20,6 +21,8 @@ from .registry import RegisteredProto, Verdict
 from .server import SERVICE
 from .types import ServiceTypes, TypeSet, with_imports
 
+_PAGE: Final = 1000
+"""Services that are asked for at a time: a few hundred bytes each, far below what a message may have."""
 _A = TypeVar(
     "_A",
     pb.RegisterProtoResponse,
@@ -113,8 +116,15 @@ class RemoteRegistry:
     async def services(self, namespace: str = "") -> Sequence[pb.RegisteredService]:
         if namespace:
             checked_name("namespace", namespace)
-        request = pb.ListServicesRequest(namespace=namespace)
-        return tuple((await self._ask("ListServices", request, pb.ListServicesResponse)).services)
+        request = pb.ListServicesRequest(namespace=namespace, page_size=_PAGE)
+        found: list[pb.RegisteredService] = []
+        while True:
+            answer = await self._ask("ListServices", request, pb.ListServicesResponse)
+            found += answer.services
+            # A registry that knows no pages has answered with all of them.
+            if not answer.next_page_token or answer.next_page_token == request.page_token:
+                return tuple(found)
+            request.page_token = answer.next_page_token
 
     async def types(self, namespace: str, service: str) -> ServiceTypes:
         """See `Registry.types`. What is known are the service's own file and its imports, as they are now."""

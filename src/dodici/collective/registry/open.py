@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from ...core.errors import InvalidArgumentError
+from ..addresses import split_address
 from ..contracts import TransportSecurity
-from ..data_plane import split_address
 from .client import RemoteRegistry
 from .registry import LocalRegistry, Registry
 from .sqlite import SQLiteStore

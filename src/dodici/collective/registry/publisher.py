@@ -12,7 +12,7 @@ from google.protobuf.descriptor_pb2 import ServiceDescriptorProto
 from ...core.grpc_status import GrpcStatus
 from ..discovery.backoff import Backoff
 from ..errors import CollectiveError, call_error
-from ..names import CallKind, LocalServices
+from ..names import OWN, CallKind, LocalServices
 from .registry import Registry, register_descriptor
 from .types import unnamed_service
 
@@ -94,8 +94,9 @@ async def publish(registry: Registry, services: LocalServices) -> None:
     methods: dict[tuple[str, str], dict[str, tuple[CallKind, bool]]] = {}
     for route in services.routes():
         # Under its own name, and not under the short one: by that the registry finds it, too.
+        # What is the collective's own needs no registration.
         spec = services.find(*route.key)
-        if spec is not None:
+        if spec is not None and not spec.method.startswith(OWN):
             methods.setdefault((spec.namespace, spec.service), {})[spec.method] = (spec.kind, spec.idempotent)
     for (namespace, service), found in methods.items():
         descriptor: ServiceDescriptor | None = services.descriptors.get(service)

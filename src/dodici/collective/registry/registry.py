@@ -25,7 +25,7 @@ from ...core.grpc_status import GrpcStatus
 from ..errors import CollectiveError, call_error
 from ..names import checked_name
 from ..protos import registry_pb2 as pb
-from .catalogue import Draft, Kind, file_content, message_names, service_content
+from .catalogue import Draft, Kind, ServiceRecord, file_content, message_names, service_content
 from .store import MemoryStore, Store
 from .types import Files, ServiceTypes, TypeSet, is_well_known, with_imports
 
@@ -127,6 +127,7 @@ class LocalRegistry:
         self._max_services = max_services
         self._max_file = max_file
         self._types: dict[tuple[str, str], tuple[int, Files, TypeSet]] = {}
+        self._service_types: dict[tuple[str, str], tuple[ServiceRecord, int, ServiceTypes]] = {}
 
     async def start(self) -> None:
         await self.store.start()
@@ -269,15 +270,22 @@ class LocalRegistry:
 
     async def types(self, namespace: str, service: str) -> ServiceTypes:
         await self.lookup(namespace, service)
-        record = self.store.catalogue.service(namespace, service)
+        catalogue = self.store.catalogue
+        record = catalogue.service(namespace, service)
         assert record is not None
+        place = (namespace, record.message.service_name)
+        known = self._service_types.get(place)
+        if known is not None and known[0] is record and known[1] == catalogue.revision:
+            return known[2]
 
         def find(message: str) -> type[Message] | None:
             file = self.store.catalogue.file_of(namespace, message)
             return None if file is None else self._type_set(namespace, file).message(message)
 
         types = self._type_set(namespace, record.file)
-        return ServiceTypes(record.message.service_descriptor, record.package, types, find)
+        found = ServiceTypes(record.message.service_descriptor, record.package, types, find)
+        self._service_types[place] = (record, catalogue.revision, found)
+        return found
 
     def files_of(self, namespace: str, service: str) -> tuple[FileDescriptorProto, ...]:
         """The file of a service and what it imports, each after its imports; none if they are not known."""

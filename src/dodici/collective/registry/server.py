@@ -7,7 +7,9 @@ means that nobody could tell.
 
 from __future__ import annotations
 
+import base64
 import logging
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -122,7 +124,10 @@ class RegistryServer:
     async def _list(
         self, request: pb.ListServicesRequest, response: pb.ListServicesResponse, call: ServerCall
     ) -> None:
-        found = await self._registry.services(request.namespace)
+        if request.page_size < 0:
+            raise InvalidArgumentError(f"page_size must be 0 or more, not {request.page_size}")
+        begin = _place(request.page_token)
+        found = sorted(await self._registry.services(request.namespace), key=_place_of)
         if not request.namespace and self._authorizer is not None:
             refused = set()
             for namespace in {service.namespace for service in found}:
@@ -131,4 +136,37 @@ class RegistryServer:
                 except CollectiveError:
                     refused.add(namespace)
             found = [service for service in found if service.namespace not in refused]
-        response.services.extend(found)
+        first = 0 if begin is None else bisect_right(found, begin, key=_place_of)
+        last = min(first + request.page_size, len(found)) if request.page_size else len(found)
+        response.services.extend(found[first:last])
+        if last < len(found):
+            response.next_page_token = _token(found[last - 1])
+
+
+# -- pages -----------------------------------------------------------------------------------------------
+
+
+def _place_of(service: pb.RegisteredService) -> tuple[str, str]:
+    """By what a list is sorted. A page goes on after a place, and not at a number: what comes and goes moves nothing."""
+    return service.namespace, service.service_name
+
+
+def _token(last: pb.RegisteredService) -> str:
+    return base64.urlsafe_b64encode("\0".join(_place_of(last)).encode()).decode()
+
+
+def _place(token: str) -> tuple[str, str] | None:
+    """The place that a page token stands for; None for the beginning.
+
+    Raises:
+        InvalidArgumentError: it is none of this registry's.
+    """
+    if not token:
+        return None
+    try:
+        namespace, name = base64.b64decode(token, b"-_", validate=True).decode().split("\0")
+    except ValueError:
+        raise InvalidArgumentError(
+            f"page_token must be a next_page_token of this registry, not {token[:100]!r}"
+        ) from None
+    return namespace, name

@@ -62,7 +62,7 @@ class Members:
         share = 0.0
         for route in self._services.routes():
             if route.key.namespace == namespace:
-                share = max(share, self._table.shares.get((namespace, route.key.service), 1.0))
+                share = max(share, self._services.share(route.key))
                 _note(repeatable, route.key.service, route.key.method, route.idempotent)
         if address is not None and share > 0 and not self._peers.draining:
             endpoints.append(Endpoint(address, _weight(share)))
@@ -74,7 +74,7 @@ class Members:
 
 
 def _shares(peer: Peer, namespace: str, repeatable: dict[str, bool]) -> Iterator[float]:
-    if peer.source.open and namespace in peer.source.theirs:
+    if peer.source.open and namespace in peer.source.theirs - peer.source.unwell:
         yield 1.0
     for key, ways in peer.source.routes.items():
         if key.namespace == namespace:

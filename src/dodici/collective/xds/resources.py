@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from ...core.errors import NotSupportedError
-from ..data_plane import split_address
+from ..addresses import split_address
 from ..metadata import NAMESPACE
 from .source import Endpoint, Offer
 

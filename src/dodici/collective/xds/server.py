@@ -17,8 +17,9 @@ from typing import Any, Final, Self, TypeAlias
 from ...core.errors import ClientClosedError, InvalidArgumentError
 from ...core.grpc_status import GrpcStatus
 from .. import data_plane
+from ..addresses import is_loopback, split_address
 from ..contracts import Pairs, TransportSecurity
-from ..data_plane import Server, ServerCall, is_loopback, split_address
+from ..data_plane import Server, ServerCall
 from ..errors import CollectiveError, call_error
 from .resources import Snapshot, messages
 from .source import EndpointSource

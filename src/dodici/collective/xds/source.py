@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ...core.errors import InvalidArgumentError
-from ..data_plane import split_address
+from ..addresses import split_address
 from ..names import checked_name
 
 
