@@ -12,13 +12,14 @@ import pytest
 pytest.importorskip("grpc")
 
 from dodici.cli import main
-from dodici.cli.collector_build import build, methods_of
-from dodici.cli.collector_config import CollectorConfig, ServedConfig, load
 from dodici.collective import Breaker, Limits, Retry
 from dodici.collective.authz import Rule
+from dodici.server.collector.build import build, methods_of
+from dodici.server.collector.config import CollectorConfig, load
+from dodici.server.collector.served import ServedConfig
 from dodici.server.schema import ConfigError
 
-PAGE = Path(__file__).parents[2] / "docs" / "collective.md"
+PAGE = Path(__file__).parents[2] / "docs" / "config.md"
 Capture = pytest.CaptureFixture[str]
 
 
@@ -57,19 +58,21 @@ def test_every_key_is_read(file: Path) -> None:
 [collector]
 id = "orders-1"
 listen = "0.0.0.0:50051"
+advertise = "10.0.0.7:50051"
+link_port = 50052
 namespaces = ["orders", "users"]
 connect = ["10.0.0.8:50051", "unix:/run/b.sock"]
 discovery = "etcd://127.0.0.1:2379/shop?ttl=5"
 registry = "sqlite:registry.db"
 validator = "shop.rules:Validator()"
 insecure = true
-tls = { cert = "cert.pem", key = "key.pem", ca = "ca.pem", require_client_cert = true, server_name = "x" }
+tls = { cert = "cert.pem", key = "key.pem", ca = "ca.pem", require_client_cert = true, server_name = "x", max_age = 60 }
 balance = "round_robin"
 local_first = false
 default_timeout = 0
 max_hops = 2
 reflection = false
-limits = { in_flight = 10, queued = 0, message = "1MiB" }
+limits = { in_flight = 10, queued = 0, message = "1MiB", per_namespace = 7, per_peer = 5 }
 breaker = { failures = 3, open_for = 1.5 }
 retry = { attempts = 2, on = ["UNAVAILABLE", "ABORTED"], budget = { ratio = 0.1 } }
 drain_timeout = 3
@@ -93,16 +96,17 @@ descriptor = "shop.users_pb2:Users"
 """
     config = read(file, text)
     assert config.listen == "0.0.0.0:50051"
+    assert (config.advertise, config.link_port) == ("10.0.0.7:50051", 50052)
     assert config.namespaces == ("orders", "users")
     assert config.connect == ("10.0.0.8:50051", "unix:/run/b.sock")
     assert config.discovery == "etcd://127.0.0.1:2379/shop?ttl=5"
     assert config.registry == "sqlite:registry.db"
     assert config.validator == "shop.rules:Validator()"
     assert config.tls is not None
-    assert config.tls["server_name"] == "x"
+    assert (config.tls["server_name"], config.tls["max_age"]) == ("x", 60.0)
     assert (config.balance, config.local_first, config.default_timeout) == ("round_robin", False, None)
     assert (config.max_hops, config.reflection, config.drain_timeout) == (2, False, 3.0)
-    assert config.limits == Limits(in_flight=10, queued=0, message=1 << 20)
+    assert config.limits == Limits(in_flight=10, queued=0, message=1 << 20, per_namespace=7, per_peer=5)
     assert config.breaker == Breaker(failures=3, open_for=1.5)
     assert isinstance(config.retry, Retry)
     assert config.retry.attempts == 2
@@ -128,6 +132,8 @@ descriptor = "shop.users_pb2:Users"
         ('[collector]\nid = "a b"\n', 2, "collector.id", "must be 1 to 128 letters"),
         ('[collector]\nid = "a"\nlisten = "50051"\n', 3, "collector.listen", "use 'host:port'"),
         ('[collector]\nid = "a"\nlisten = "0.0.0.0:1"\n', 1, "collector", "insecure = true"),
+        ('[collector]\nid = "a"\nlink_port = "of"\n', 3, "collector.link_port", "or 'off', not 'of'"),
+        ('[collector]\nid = "a"\nlink_port = 65536\n', 3, "collector.link_port", "must be a port"),
         ('[collector]\nid = "a"\nnamespaces = ["a/b"]\n', 3, "collector.namespaces", "no '/'"),
         ('[collector]\nid = "a"\nbalance = "p2"\n', 3, "collector.balance", "did you mean 'p2c'?"),
         (
@@ -175,7 +181,7 @@ descriptor = "shop.users_pb2:Users"
             '[collector]\nid = "a"\n[collector.services."o.S"]\nidempotent = ["x"]\n',
             3,
             "collector.services.o.S",
-            "'handler' is missing",
+            "or an origin, such as 'http://orders.local', is missing",
         ),
         (
             '[collector]\nid = "a"\n[collector.services."o.S"]\nhandler = "a:b"\nkinds = {X = "stream"}\n',

@@ -12,7 +12,8 @@ from rich.console import Console
 from tests.cli.cli_kit import run_process
 
 from dodici.cli import main
-from dodici.cli.ps import duration, render
+from dodici.cli.console import duration
+from dodici.cli.ps import render
 
 for needed in ("httptools", "prometheus_client", "psutil", "uvicorn", "watchfiles", "websockets"):
     pytest.importorskip(needed)
@@ -133,3 +134,67 @@ def test_table() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+PEER: dict[str, Any] = {
+    "id": "node2", "address": "127.0.0.1:50052", "state": "connected", "linked": True, "namespaces": ["shop"],
+    "in_flight": 1, "latency": 0.0123, "ejected_for": 0.0, "breakers": {}, "calls": 7, "failures": 2, "since": 1.0,
+    "last_activity": 1.0,
+}  # fmt: skip
+
+
+def route(service: str, method: str, **keys: Any) -> dict[str, Any]:
+    return {
+        "namespace": "shop", "service": service, "method": method, "kind": "unary_unary", "idempotent": False,
+        "local": True, "hops": 0, "peers": [], "calls": 2, "failures": 1, "share": 0.25, "shares": {}, **keys,
+    }  # fmt: skip
+
+
+def test_collector_of_the_table() -> None:
+    collector = {
+        "id": "node1", "address": "127.0.0.1:50051", "state": "draining", "namespaces": ["shop"], "started": 1.0,
+        "in_flight": 3, "calls": 9, "failures": 1, "rate": 0.5, "peers": [PEER], "members": [],
+        "routes": [
+            route("Orders", "*", shares={"node2": 0.5}),
+            route("Orders", "~http", shares={"node2": 1.0, "node3": 0.0}),
+            route("Stock", "Take", local=False, share=0.0, shares={"node2": 1.0}),
+        ],
+        "served": [{"namespace": "shop", "service": "Orders", "by": "http://orders.local"}],
+        "unanswered": {"127.0.0.1:50053": "nobody answers"},
+    }  # fmt: skip
+    status = {
+        "name": "n", "pid": 99, "state": "running", "listening": [], "connections": 0, "uptime": 1.0, "services": [],
+        "collector": collector,
+    }  # fmt: skip
+    console = Console(width=160, force_terminal=False, record=True)
+    with console.capture() as captured:
+        console.print(render(status))
+    lines = [" ".join(line.split()) for line in captured.get().splitlines()]
+    assert "collector node1 127.0.0.1:50051 draining shop 3 in flight 9 calls, 1 failed, 0.5/s" in " ".join(
+        lines
+    )
+    assert "node2 127.0.0.1:50052 connected yes 1 12.3 ms 7 2 shop closed" in lines
+    assert "shop/Orders http://orders.local 25 % node2 100 %, node3 0 % 4 2" in lines
+    assert "shop/Stock - - node2 100 % 2 1" in lines
+    assert lines[-1] == "127.0.0.1:50053 is tried again: nobody answers"
+
+
+def test_check_looks_at_the_collector(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("grpc")
+    file = tmp_path / "shop.toml"
+    text = (
+        '[services.shop]\napp = "a:b"\n[collector]\nid = "a"\n[collector.services."test.Shop"]\n'
+        'origin = "http://shop.local"\n'
+    )
+    file.write_text(text)
+    assert main(["up", str(file), "--check"]) == 0
+    assert capsys.readouterr().out == f"{file}: shop (a:b); collector a: no mistakes found\n"
+    file.write_text(text.replace('origin = "http://shop.local"', 'handler = "nowhere_at_all:x"'))
+    assert main(["up", str(file), "--check"]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"dodici: {file}:6: collector.services.\"test.Shop\".handler: cannot import 'nowhere_at_all'"
+    )
+    # What is for `dodici up` is not for `dodici collector`.
+    file.write_text(text)
+    assert main(["collector", "--config", str(file), "--check"]) == 2
+    assert "services: is a table of `dodici up`, which runs a collector, too" in capsys.readouterr().err

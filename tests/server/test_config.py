@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import MISSING, FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
 
 from dodici.core.errors import InvalidArgumentError
 from dodici.server.address import Address
+from dodici.server.collector.config import CollectorConfig
+from dodici.server.collector.served import ServedConfig
 from dodici.server.config import Config, ServiceConfig, for_app, load, parse
 from dodici.server.lines import key_lines
 from dodici.server.schema import ConfigError
@@ -313,6 +315,83 @@ def test_address_in_use_and_stale_socket(tmp_path: Path) -> None:
         Address.parse("unix:/" + "x" * 200)
 
 
+COLLECTOR = """[services.shop]
+app = "shop:app"
+[services.stock]
+app = "http://Stock.test.collective"
+[collector]
+id = "a"
+namespaces = ["test"]
+[collector.services."test.Shop"]
+origin = "http://shop.local"
+"""
+
+
+def test_collector_is_a_part_of_the_file(file: Path) -> None:
+    assert parse(SMALL, file=file).collector is None
+    config = parse(COLLECTOR, file=file)
+    assert config.collector is not None
+    assert (config.collector.id, config.collector.namespaces) == ("a", ("test",))
+    assert config.collector.folder == file.parent
+    [served] = config.collector.services
+    assert (served.service, served.origin, served.handler) == ("Shop", "http://shop.local", None)
+    shop, stock = config.services
+    assert (shop.is_collective, stock.is_collective, stock.is_address) == (False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "path", "message"),
+    [
+        ("[collector]\n", "[collectors]\n", 5, "collectors", "did you mean 'collector'?"),
+        ('id = "a"', "idd = 1", 6, "collector.idd", "did you mean 'id'?"),
+        ('id = "a"', 'id = "a"\nlisten = "0.0.0.0:1"', 5, "collector", "insecure = true"),
+        ("Stock.test", "Stock", 4, "services.stock.app", "is 'http://SERVICE.NAMESPACE.collective'"),
+        ("Stock.test", "Stock.tset", 4, "services.stock.app", "not in the namespace 'tset': add it to collector"),
+        (".collective", ".collective:80", 4, "services.stock.app", "has neither port nor path"),
+        ("http://Stock", "https://Stock", 4, "services.stock.app", "TLS is the collectors' affair"),
+        (".collective", ".collective/x", 4, "services.stock.app", "must be 'http://stock.test.collective'"),
+        ("shop.local", "shopp.local", 9, 'collector.services.test.Shop.origin', "there are: shop, stock"),
+        ("shop.local", "stock.local", 9, 'collector.services.test.Shop.origin', "go round in circles"),
+        ("shop.local", "Stock.test.collective", 9, 'collector.services.test.Shop.origin', "in circles"),
+        ("http://shop.local", "shop.local", 9, 'collector.services.test.Shop.origin', "such as 'http://orders"),
+        ("http://shop.local", "http://shop.local/x", 9, 'collector.services.test.Shop.origin', "must be the origin"),
+        ('origin = "http://shop.local"', 'methods = ["A"]', 8, "collector.services.test.Shop", "is missing"),
+        ("local\"\n", "local\"\nhandler = \"a:b\"\n", 8, "collector.services.test.Shop", "one of them"),
+        ("local\"\n", "local\"\nidempotent = [\"A\"]\n", 8, "collector.services.test.Shop", "not in methods"),
+        ("local\"\n", "local\"\nmethods = {A = {verv = 1}}\n", 10, "collector.services.test.Shop.methods", "there are: verb"),
+        ("local\"\n", "local\"\ncodec = \"jsn\"\n", 10, "collector.services.test.Shop.codec", "did you mean 'json'?"),
+        ('collective"\n', 'collective"\nworkers = 2\n', 3, "services.stock", "leave out workers"),
+        ('collective"\n', 'collective"\nmax_rss = "1MiB"\n', 3, "services.stock", "leave out max_rss"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_the_collective(
+    before: str, after: str, line: int, path: str, message: str, file: Path
+) -> None:
+    assert before in COLLECTOR
+    found = problems(COLLECTOR.replace(before, after, 1), file)
+    assert any(each[:2] == (line, path) and message in each[2] for each in found), found
+
+
+def test_service_of_the_collective_needs_a_collector(file: Path) -> None:
+    text = COLLECTOR[: COLLECTOR.index("[collector]")]
+    assert problems(text, file) == [
+        (
+            4,
+            "services.stock.app",
+            "is in the collective, and there is no collector here: add a table [collector]",
+        )
+    ]
+    with pytest.raises(ConfigError, match="add a table"):
+        for_app("http://Stock.test.collective")
+
+
+def test_collector_without_its_extra(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dodici.server.config.installed", lambda name: name != "grpc")
+    [(line, path, message)] = problems(COLLECTOR, file)
+    assert (line, path) == (5, "collector")
+    assert message == "needs grpc, which the extra 'collective' installs: pip install 'dodici[collective]'"
+
+
 def documented() -> dict[str, dict[str, str]]:
     """By section: the keys of the page's tables, and their defaults."""
     found: dict[str, dict[str, str]] = {}
@@ -330,7 +409,12 @@ def documented() -> dict[str, dict[str, str]]:
 
 def test_page_has_every_key_with_its_default() -> None:
     page = documented()
-    kinds = {**Config.SECTIONS, "services.NAME": ServiceConfig}
+    kinds = {
+        **Config.SECTIONS,
+        "services.NAME": ServiceConfig,
+        "collector": CollectorConfig,
+        'collector.services."NAMESPACE.Service"': ServedConfig,
+    }
     assert page.keys() == kinds.keys()
     for section, kind in kinds.items():
         known = {each.name: each for each in fields(kind) if "read" in each.metadata}
@@ -340,7 +424,7 @@ def test_page_has_every_key_with_its_default() -> None:
             if default is None:
                 default = f'"{each.default}"' if isinstance(each.default, str) else str(each.default)
                 default = default.lower() if isinstance(each.default, bool) else default
-            if name == "app":
+            if each.default is MISSING and each.default_factory is MISSING:
                 default = ""
             assert page[section][name].strip("`") == default, f"{section}.{name}"
 

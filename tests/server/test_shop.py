@@ -13,11 +13,26 @@ from dodici.server.config import load
 for needed in ("click", "fastapi", "flask", "httptools", "prometheus_client", "psutil", "uvicorn"):
     pytest.importorskip(needed)
 
-SHOP = Path(__file__).parents[2] / "examples" / "shop" / "shop.toml"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "shop"
+SHOP = EXAMPLE / "shop.toml"
 
 
 def test_it_listens_where_the_readme_says() -> None:
     assert [str(each) for each in load(SHOP).gateway.listen] == ["127.0.0.1:8000"]
+
+
+def test_nodes_are_two_of_a_kind() -> None:
+    pytest.importorskip("grpc")
+    one, two = [load(EXAMPLE / f"node{number}.toml") for number in (1, 2)]
+    assert one.collector is not None
+    assert two.collector is not None
+    assert (one.collector.connect, two.collector.connect) == (
+        (two.collector.listen,),
+        (one.collector.listen,),
+    )
+    assert (one.collector.services, one.services) == (two.collector.services, two.services)
+    taken = {str(each) for node in (one, two) for each in (*node.gateway.listen, node.admin.listen)}
+    assert len(taken) == 4
 
 
 async def test_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

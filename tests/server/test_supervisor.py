@@ -11,8 +11,8 @@ from tests.server.supervisor_kit import Stats
 
 from dodici.core.errors import InvalidArgumentError, MeshTimeoutError, WorkerStartError
 from dodici.server.restarts import FIRST_DELAY, LONGEST_DELAY, SLOW_RETRY, Restarts
+from dodici.server.slots import how_it_ended
 from dodici.server.status import find_slots, service_status
-from dodici.server.supervisor import how_it_ended
 
 
 def test_first_crash_is_free_and_the_next_ones_wait_longer() -> None:

@@ -12,6 +12,7 @@ from .collector import collector
 from .collectors import collectors
 from .control import COMMANDS
 from .get import get
+from .trace import trace
 from .up import up
 
 
@@ -37,5 +38,6 @@ cli.add_command(up)
 cli.add_command(collector)
 cli.add_command(call)
 cli.add_command(collectors)
+cli.add_command(trace)
 for command in COMMANDS:
     cli.add_command(command)

@@ -13,7 +13,7 @@ from .sections import SectionedCommand
 from .up import _option
 
 if TYPE_CHECKING:
-    from .collector_config import CollectorConfig
+    from ..server.collector.config import CollectorConfig
 
 DEFAULT_FILE = "collector.toml"
 NEEDED = ("grpc", "google.protobuf", "grpc_health", "grpc_reflection")
@@ -113,7 +113,7 @@ def collector(context: click.Context, /, file: str | None, check: bool, **option
 
     try:
         config = _configuration(file, options)
-        from .collector_build import build
+        from ..server.collector.build import build
 
         made = build(config)
     except ConfigError as error:
@@ -138,7 +138,9 @@ def collector(context: click.Context, /, file: str | None, check: bool, **option
 
 def available(command: str) -> bool:
     """Whether what the collective needs is installed; if not, that is told."""
-    missing = [name for name in NEEDED if not _installed(name)]
+    from ..server.config import installed
+
+    missing = [name for name in NEEDED if not installed(name)]
     if missing:
         print(
             f"dodici: {command} needs {', '.join(missing)}, which the extra 'collective' installs: "
@@ -148,16 +150,9 @@ def available(command: str) -> bool:
     return not missing
 
 
-def _installed(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # what it is in is missing
-        return False
-
-
 def _configuration(file: str | None, options: dict[str, Any]) -> CollectorConfig:
+    from ..server.collector.config import load, parse
     from ..server.schema import Problems
-    from .collector_config import load, parse
 
     given: dict[str, Any] = {
         "id": options["id_"],

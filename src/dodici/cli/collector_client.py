@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import click
 
-from ..collective.data_plane import Channel, client_tls, split_address
+from ..collective.addresses import split_address
+from ..collective.data_plane import Channel, client_tls
 from ..collective.errors import CollectiveError
 from ..core.errors import InvalidArgumentError
 

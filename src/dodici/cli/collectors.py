@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\b
 Examples:
-  dodici collectors                            every `dodici collector` of this user, on this machine
+  dodici collectors                            every collector of this user, on this machine
   dodici collectors 127.0.0.1:50051 --watch
   dodici collectors 10.0.0.7:50051 --cacert ca.pem --cert me.pem --key me.key --json
 
@@ -58,7 +58,7 @@ Exit status:
 def collectors(context: click.Context, /, address: str | None, **options: Any) -> None:
     """Show what the collector at ADDRESS knows: members, links, routes, breakers, rates.
 
-    Without ADDRESS: what every `dodici collector` of this user on this machine knows.
+    Without ADDRESS: what every `dodici collector` and `dodici up` of this user on this machine knows.
     """
     if not available("collectors"):
         context.exit(2)
@@ -95,9 +95,7 @@ def _show(found: Callable[[], list[dict[str, Any]]], single: bool, options: dict
         watch(found, options["interval"], calls=options["calls"])
     figures = found()
     if not figures and not watching:
-        print(
-            "dodici: no `dodici collector` of this user is running; name the ADDRESS of one", file=sys.stderr
-        )
+        print("dodici: no collector of this user is running; name the ADDRESS of one", file=sys.stderr)
         return 1
     if options["as_json"]:
         while True:
@@ -115,8 +113,8 @@ def _show(found: Callable[[], list[dict[str, Any]]], single: bool, options: dict
 
 def _local() -> list[dict[str, Any]]:
     """What the collectors of this user tell at their control sockets."""
+    from ..server.collector.node import SUFFIX
     from ..server.control import ControlClient, ControlError, folder
-    from .collector_run import SUFFIX
 
     told = []
     for path in sorted(folder().glob(f"*{SUFFIX}")):

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .ps import _console, duration
+from .console import duration, make_console
 
 Figures = dict[str, Any]
 """What `CollectorStats.as_dict()` has, and `history`."""
@@ -56,7 +56,8 @@ def render(figures: list[Figures], rates: Rates | None, now: float, *, calls: bo
     return Group(*parts)
 
 
-def _one(figures: Figures, rates: Rates | None, now: float, *, calls: bool) -> list[RenderableType]:
+def head_line(figures: Figures, now: float) -> Text:
+    """Who it is, and how it is."""
     head = Text(f"{figures['id']}  {figures['address']}  ")
     head.append(figures["state"], _COLOURS.get(figures["state"], "yellow"))
     up = duration(max(0.0, now - figures["started"])) if figures["started"] else "-"
@@ -64,9 +65,13 @@ def _one(figures: Figures, rates: Rates | None, now: float, *, calls: bool) -> l
         f"  {', '.join(figures['namespaces']) or 'no namespaces'}  {figures['in_flight']} in flight  "
         f"{figures['calls']} calls, {figures['failures']} failed, {figures['rate']:.1f}/s  up {up}"
     )
-    parts: list[RenderableType] = [head]
+    return head
+
+
+def _one(figures: Figures, rates: Rates | None, now: float, *, calls: bool) -> list[RenderableType]:
+    parts: list[RenderableType] = [head_line(figures, now)]
     if figures["peers"]:
-        parts += [Text(), _peers(figures, rates, now)]
+        parts += [Text(), peers_table(figures, rates, now)]
     members = [member for member in figures["members"] if member["id"] not in _ids(figures["peers"])]
     if members:
         parts += [Text(), _members(members, now)]
@@ -94,7 +99,8 @@ def _table(*columns: str, rates: Rates | None) -> Table:
     return table
 
 
-def _peers(figures: Figures, rates: Rates | None, now: float) -> Table:
+def peers_table(figures: Figures, rates: Rates | None, now: float) -> Table:
+    """Its peers."""
     table = _table(
         "PEER", "ADDRESS", "STATE", "LINK", "IN FLIGHT", "LATENCY", "CALLS", "FAILED", "CALLS/S", "BREAKERS",
         rates=rates,
@@ -174,12 +180,12 @@ def _calls(records: list[Figures]) -> Table:
 
 def show(figures: list[Figures], *, calls: bool) -> None:
     """Print it once."""
-    _console().print(render(figures, None, time.time(), calls=calls))
+    make_console().print(render(figures, None, time.time(), calls=calls))
 
 
 def watch(get: Callable[[], list[Figures]], interval: float, *, calls: bool) -> NoReturn:
     """Show it again every `interval` seconds, until interrupted."""
-    console: Console = _console()
+    console: Console = make_console()
     rates = Rates()
 
     def look() -> Group:

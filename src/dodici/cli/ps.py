@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from .collectors_table import head_line, peers_table
+from .console import duration, make_console
 
 Status = dict[str, Any]
 
@@ -47,7 +49,8 @@ def render(status: Status) -> Group:
     errors = [
         Text(f"{each['name']}: {each['error']}", style="red") for each in status["services"] if each["error"]
     ]
-    return Group(head, Text(), table, *errors)
+    collector = [] if status.get("collector") is None else _collector(status["collector"])
+    return Group(head, Text(), table, *errors, *collector)
 
 
 def _row(service: dict[str, Any], slot: dict[str, Any]) -> list[Text]:
@@ -76,25 +79,54 @@ def _number(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def duration(seconds: float) -> str:
-    """Seconds, in the largest unit and the next: ``"3d 4h"``, ``"12s"``."""
-    left = int(seconds)
-    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-    for (unit, size), (smaller, part) in pairwise(units):
-        if left >= size:
-            return f"{left // size}{unit} {left % size // part}{smaller}"
-    return f"{left}s"
+def _collector(figures: Status) -> list[RenderableType]:
+    """What the collector has to say: its peers, what is served here and there, and who has not answered yet."""
+    parts: list[RenderableType] = [Text(), Text("collector ").append(head_line(figures, time.time()))]
+    if figures["peers"]:
+        parts += [Text(), peers_table(figures, None, time.time())]
+    if figures["routes"]:
+        parts += [Text(), _routes(figures)]
+    parts += [
+        Text(f"{address} is tried again: {why}", style="yellow")
+        for address, why in figures["unanswered"].items()
+    ]
+    return parts
 
 
-def _console() -> Console:
-    console = Console()
-    # Into a pipe or a file whole lines go, whatever their length.
-    return console if console.is_terminal else Console(width=200)
+def _routes(figures: Status) -> Table:
+    """A row for each service, with how much of it accepts calls, here and at the peers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("ROUTE", "SERVED BY", "HERE", "PEERS", "CALLS", "FAILED"):
+        right = name in {"HERE", "CALLS", "FAILED"}
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    served = {(each["namespace"], each["service"]): each["by"] for each in figures["served"]}
+    services: dict[tuple[str, str], list[Status]] = {}
+    for route in figures["routes"]:
+        services.setdefault((route["namespace"], route["service"]), []).append(route)
+    for key, routes in sorted(services.items()):
+        here = max((route["share"] for route in routes if route["local"]), default=None)
+        peers: dict[str, float] = {}
+        for route in routes:
+            for peer, share in route["shares"].items():
+                peers[peer] = max(share, peers.get(peer, 0.0))
+        table.add_row(
+            "/".join(key),
+            served.get(key, "-"),
+            "-" if here is None else Text(_percent(here), "" if here else "yellow"),
+            ", ".join(f"{peer} {_percent(share)}" for peer, share in peers.items()) or "-",
+            str(sum(route["calls"] for route in routes)),
+            str(sum(route["failures"] for route in routes)),
+        )
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"
 
 
 def show(status: Status) -> None:
     """Print it once."""
-    _console().print(render(status))
+    make_console().print(render(status))
 
 
 def watch_status(get: Callable[[], Status], interval: float, *, as_json: bool) -> None:
@@ -103,7 +135,7 @@ def watch_status(get: Callable[[], Status], interval: float, *, as_json: bool) -
         while True:
             print(json.dumps(get()), flush=True)
             time.sleep(interval)
-    console = _console()
+    console = make_console()
     with Live(render(get()), console=console, auto_refresh=False, screen=console.is_terminal) as live:
         while True:
             time.sleep(interval)

@@ -14,7 +14,9 @@ import click
 from .sections import SectionedCommand, SectionOption
 
 if TYPE_CHECKING:
+    from ..collective import Collector
     from ..server.config import Config
+    from ..server.schema import ConfigError
 
 _DEFAULT_FILE = "dodici.toml"
 _NEEDED = ("httptools", "prometheus_client", "psutil", "uvicorn", "watchfiles", "websockets")
@@ -134,17 +136,28 @@ def up(context: click.Context, /, target: str | None, **options: Any) -> None:
         context.exit(2)
     from ..server.schema import ConfigError
 
+    made: Collector | None = None
     try:
         config = _configuration(target, options)
+        if config.collector is not None:
+            from ..server.collector.build import build
+
+            made = build(config.collector)
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"dodici: {problem}", file=sys.stderr)
+        _tell(error)
         context.exit(2)
     if options["check"]:
         services = ", ".join(f"{service.name} ({service.app})" for service in config.services)
+        if made is not None:
+            services += f"; collector {made.id}"
         print(f"{config.file or target}: {services}: no mistakes found")
         return
-    context.exit(_run(config, target or "", options["name"]))
+    context.exit(_run(config, made, target or "", options["name"]))
+
+
+def _tell(error: ConfigError) -> None:
+    for problem in error.problems:
+        print(f"dodici: {problem}", file=sys.stderr)
 
 
 def _configuration(target: str | None, options: dict[str, Any]) -> Config:
@@ -183,16 +196,20 @@ def _configuration(target: str | None, options: dict[str, Any]) -> Config:
     return config
 
 
-def _run(config: Config, target: str, name: str | None) -> int:
-    from ..core.errors import InvalidArgumentError
-    from ..server.application import run
-    from ..server.control import ControlError, socket_name
+def _run(config: Config, collector: Collector | None, target: str, name: str | None) -> int:
+    from ..core.errors import DodiciError, InvalidArgumentError
+    from ..server.control import socket_name
+    from ..server.main import run
+    from ..server.schema import ConfigError
 
     try:
-        return run(config, name=socket_name(name, config.file, target))
+        return run(config, name=socket_name(name, config.file, target), collector=collector)
+    except ConfigError as error:
+        _tell(error)
+        return 2
     except InvalidArgumentError as error:
         raise click.UsageError(error.message) from error
-    except ControlError as error:
+    except DodiciError as error:
         print(f"dodici: {error.message}", file=sys.stderr)
     except OSError as error:
         print(f"dodici: {error.strerror or error}", file=sys.stderr)

@@ -6,6 +6,7 @@
     frontend    the HTTP server that runs the gateway
     control     the local socket that `dodici ps` and its siblings talk to
     admin       metrics and status over HTTP, where they are asked for
+    collector   a collector beside the gateway, and services that are somewhere in the collective
     application puts them together, and listens to signals
 
 Nothing in here is needed to use the mesh from a program of one's own. Needs the extra `server`.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -21,6 +21,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from .tally import BUCKETS, Tally
+
+if TYPE_CHECKING:
+    from .. import collective
 
 Status = Callable[[], dict[str, Any]]
 
@@ -32,13 +35,25 @@ class Admin:
         status: gives the present status.
         tallies: what the gateway counts, by service.
         local: whether only names of this machine are answered.
+        collector: whose figures are told, too.
     """
 
-    def __init__(self, status: Status, tallies: Mapping[str, Tally], *, local: bool = True) -> None:
+    def __init__(
+        self,
+        status: Status,
+        tallies: Mapping[str, Tally],
+        *,
+        local: bool = True,
+        collector: collective.Collector | None = None,
+    ) -> None:
         self._status = status
         self._local = local
         self._registry = CollectorRegistry()
         self._registry.register(_Figures(status, tallies))
+        if collector is not None:
+            from ..collective.metrics import CollectiveMetrics
+
+            self._registry.register(CollectiveMetrics(collector))
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """ASGI 3."""

@@ -40,6 +40,10 @@ class ControlCommands:
                 # In a task of its own: whoever asked may hang up, and the reload goes on.
                 reloading = application.spawn(application.reload(arguments.get("service")))
                 return {"problems": await asyncio.shield(reloading)}
+            case "trace":
+                if application.traces is None:
+                    raise InvalidArgumentError("it is starting: nothing was asked of it yet")
+                return await application.traces.answer(arguments)
             case "stop":
                 application.stop(now=bool(arguments.get("now")))
                 return {"pid": os.getpid()}

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..core.errors import InvalidArgumentError
+from ..core.trace import PER_SECOND
 from .address import Address
+from .collector.check import check_collective, is_collective
+from .document import parse_document, read_text
 from .schema import (
-    ConfigError,
-    Problem,
     Problems,
     address,
     boolean,
@@ -35,6 +36,9 @@ from .schema import (
     string_table,
     toml_type,
 )
+
+if TYPE_CHECKING:
+    from .collector.config import CollectorConfig
 
 _MIB: Final = 1024 * 1024
 _SERVICE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?").fullmatch
@@ -112,6 +116,8 @@ class GatewayConfig:
         lambda value: each(_network, "address")(value) if value != [] else (), (), shown="[]"
     )
     access_log: bool = key(boolean, False)
+    trace: bool = key(boolean, True)
+    traces_per_second: int = key(count(0), PER_SECOND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +161,26 @@ class ServiceConfig:
             raise InvalidArgumentError("strip_path needs a path to strip")
         if self.is_address and self.workers != 1:
             raise InvalidArgumentError("a service at an address has no workers of its own: leave out workers")
+        if self.is_collective:
+            for name in ("workers", "kind", "env", "max_requests", "max_rss"):
+                given = getattr(self, name)
+                if given and given != _DEFAULTS[name]:
+                    raise InvalidArgumentError(
+                        f"a service of the collective has no workers of its own: leave out {name}"
+                    )
 
     @property
     def is_address(self) -> bool:
         """Whether it is a server that somebody else runs."""
-        return self.app.startswith(("http://", "https://", "unix:"))
+        return self.app.startswith(("http://", "https://", "unix:")) and not self.is_collective
+
+    @property
+    def is_collective(self) -> bool:
+        """Whether it is a service of the collective, wherever that runs: ``http://SERVICE.NAMESPACE.collective``."""
+        return is_collective(self.app)
+
+
+_DEFAULTS: Final = {each.name: each.default for each in fields(ServiceConfig)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +227,8 @@ class Config:
     admin: AdminConfig
     reload: ReloadConfig
     mesh: MeshConfig
+    collector: CollectorConfig | None = None
+    """`[collector]`; None where there is none."""
     file: Path | None = None
     """Where it was read; None where there was no file."""
 
@@ -232,18 +255,7 @@ def load(file: str | Path) -> Config:
     Raises:
         ConfigError: it cannot be read, or something in it is wrong; each problem with its line.
     """
-    path = Path(file)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(problems=(Problem((), error.strerror or str(error), str(file)),)) from None
-    try:
-        # Editors of some systems begin a file with a byte order mark.
-        text = data.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(problems=(Problem((), f"not UTF-8: {error.reason}", str(file), line),)) from None
-    return parse(text, file=path)
+    return parse(read_text(file), file=Path(file))
 
 
 def parse(text: str, *, file: Path) -> Config:
@@ -252,33 +264,46 @@ def parse(text: str, *, file: Path) -> Config:
     Raises:
         ConfigError: as `load`.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", str(error))
-        line = None if found is None else int(found[1] or text.count("\n") + 1)
-        message = str(error) if found is None else str(error).replace(found[0], "")
-        problem = Problem((), f"not TOML: {message}", str(file), line)
-        raise ConfigError(problems=(problem,)) from None
-    except (ValueError, RecursionError):
-        # What tomllib lets through: a number with thousands of digits, brackets that are as many deep.
-        problem = Problem((), "a number is too long, or brackets are nested too deeply", str(file))
-        raise ConfigError(problems=(problem,)) from None
+    document = parse_document(text, str(file))
     problems = Problems(str(file), text)
     sections: dict[str, Any] = {}
-    known = [*Config.SECTIONS, "services"]
+    known = [*Config.SECTIONS, "services", "collector"]
     for name in document:
         if name not in known:
             problems.unknown((name,), known, "table")
     for name, kind in Config.SECTIONS.items():
         sections[name] = read_table(kind, document.get(name, {}), (name,), problems)
     services = _read_services(document.get("services"), problems)
+    if "collector" in document:
+        sections["collector"] = _read_collector(document["collector"], problems, file.resolve())
     problems.done()
     config = Config(**sections, services=tuple(services), file=file.resolve())
     config = _with_folders(config, problems)
     _check_routes(config.services, problems)
+    check_collective(config, problems)
     problems.done()
     return config
+
+
+def _read_collector(table: Any, problems: Problems, file: Path) -> CollectorConfig | None:
+    missing = [name for name in ("grpc", "google.protobuf") if not installed(name)]
+    if missing:
+        problems.add(
+            ("collector",),
+            f"needs {' and '.join(missing)}, which the extra 'collective' installs: pip install 'dodici[collective]'",
+        )
+        return None
+    from .collector.config import read_collector
+
+    return read_collector(table, {}, problems, file)
+
+
+def installed(name: str) -> bool:
+    """Whether a module can be imported."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # what it is in is missing
+        return False
 
 
 def for_app(target: str, **keys: Any) -> Config:
@@ -312,6 +337,7 @@ def for_app(target: str, **keys: Any) -> Config:
         mesh=MeshConfig(),
     )
     config = _with_folders(config, problems)
+    check_collective(config, problems)
     problems.done()
     return config
 

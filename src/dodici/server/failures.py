@@ -40,6 +40,8 @@ def explain(error: DodiciError) -> tuple[int, str]:
         return 503, "no worker of this service takes requests at the moment"
     if isinstance(error, HeadersTimeoutError | BodyTimeoutError | RequestTimeoutError):
         return 504, "the service did not answer in time"
-    if isinstance(error, InvalidArgumentError | NotSupportedError):
+    if isinstance(error, NotSupportedError):
+        return 501, error.message
+    if isinstance(error, InvalidArgumentError):
         return 400, error.message
     return 502, "the service failed to answer"

@@ -42,6 +42,7 @@ _HANDSHAKE: Final = frozenset(
     }
 )
 _SPECIAL: Final = HOP_BY_HOP | _FORWARDED | {b"host"}
+_OF_ONE_HOP: Final = HOP_BY_HOP | {b"host"}
 _PEERS_KEPT: Final = 4096
 
 
@@ -152,6 +153,12 @@ class Forwarding:
             node = "unknown" if address is None else f'"[{address}]"' if ":" in address else address
             element = f"for={node};proto={scheme.decode()}".encode("latin-1", "replace")
             pairs.append((b"forwarded", said[b"forwarded"] + b", " + element))
+
+
+def of_the_request(fields: Iterable[tuple[bytes, bytes]], *, handshake: bool = False) -> Pairs:
+    """The fields of a request without those of one hop, `host` among them; of a `handshake` without its own."""
+    gone = _OF_ONE_HOP | _HANDSHAKE if handshake else _OF_ONE_HOP
+    return [pair for pair in fields if pair[0] not in gone]
 
 
 def response_fields(headers: Headers) -> Pairs:

@@ -322,14 +322,18 @@ class Frontend:
         self._limits.look(loop.time())
         self._looking = loop.call_later(min(_LOOK_SECONDS, self._limits.header_timeout or 60.0), self._look)
 
+    def refuse(self) -> None:
+        """Accept nothing more from now on."""
+        self._server.should_exit = True
+        for server in self._server.servers:
+            server.close()  # now, and not when uvicorn looks next
+
     async def stop(self) -> None:
         """Accept nothing more, and return when what is running has been answered, or `drain_timeout` is over.
 
         Connections without a request are closed at once, the others after their response.
         """
-        self._server.should_exit = True
-        for server in self._server.servers:
-            server.close()  # now, and not when uvicorn looks next
+        self.refuse()
         if self._looking is not None:
             self._looking.cancel()
         if self._task is not None:

@@ -16,6 +16,9 @@ What the client gets of a failure:
 
 After the head there is no status to give: the connection is closed, so that nobody takes a part for the whole.
 
+A request may belong to a trace (W3C Trace Context): to the one that the client names, or to a new one, if there are
+not too many. Its fields are taken off, and the mesh carries it beside the request: what is prepared stays the same.
+
 The ASGI server is asked whether the client is still there only for requests that take their time: a task for each
 request would cost a fifth of its throughput, so `_look` starts one at its second look, a quarter of a second apart.
 """
@@ -33,6 +36,17 @@ from ..core.dispatcher import Dispatcher
 from ..core.errors import DodiciError, InvalidArgumentError, NotSupportedError
 from ..core.headers import Headers
 from ..core.options import DispatchOptions
+from ..core.spans import note
+from ..core.trace import (
+    PER_SECOND,
+    TRACEPARENT,
+    TRACESTATE,
+    Sampler,
+    Trace,
+    current,
+    new_trace,
+    of_fields,
+)
 from .bridge import Bridge
 from .delivery import ON_GONE, Delivery, Upload
 from .failures import ClientGoneError, RequestLateError, RequestTooLargeError, explain
@@ -62,6 +76,8 @@ class Gateway:
         forwarding: makes the fields that are sent on.
         websocket_size: bytes of a WebSocket message that are allowed.
         access_log: called for each request that has ended.
+        trace: follow requests: see the module's text. Else fields of traces pass as they are.
+        traces_per_second: of requests that name no trace, how many are followed at most.
     """
 
     def __init__(
@@ -72,12 +88,16 @@ class Gateway:
         *,
         websocket_size: int = 16 * 1024 * 1024,
         access_log: AccessLog | None = None,
+        trace: bool = False,
+        traces_per_second: float = PER_SECOND,
     ) -> None:
         self._dispatcher = dispatcher
         self._router = router
         self._forwarding = forwarding or Forwarding()
         self._bridge = Bridge(dispatcher, self._forwarding, websocket_size)
         self._log = access_log
+        self._trace = trace
+        self._sampler = Sampler(traces_per_second)
         self._prepared: dict[Any, tuple[Route, DispatchOptions]] = {}
         self._fields: dict[int, tuple[Headers, Pairs]] = {}
         self._running: set[tuple[Delivery, Any]] = set()
@@ -114,9 +134,10 @@ class Gateway:
         status = _CLIENT_GONE
         sent = 0
         tally: Tally | None = None
+        trace: Trace | None = None
         try:
             upload: Upload | None = None
-            key = (
+            key: tuple[Any, ...] | None = (
                 scope["method"],
                 scope["raw_path"],
                 scope["query_string"],
@@ -127,7 +148,13 @@ class Gateway:
             if known is not None:
                 route, options = known
                 service = route.service
+                if self._trace:
+                    trace = self._begin_trace()
             else:
+                if self._trace:
+                    trace, named = self._take_trace(scope)
+                    if named:
+                        key = None
                 try:
                     found = self.find(scope)
                     if found is None:
@@ -162,6 +189,10 @@ class Gateway:
             if tally is not None:
                 tally.running -= 1
             self.tallies[service].add(status, seconds)
+            if trace is None and status >= 500 and self._trace:
+                trace = new_trace()  # what fails is remembered, though not whence it came
+            if trace is not None:
+                note("gateway", trace, scope["method"], scope["raw_path"], service, seconds, status)
             if self._log is not None:
                 self._log(scope, service, status, sent, seconds)
 
@@ -203,7 +234,7 @@ class Gateway:
             headers_timeout=route.request_timeout,
             body_timeout=route.body_timeout,
         )
-        if upload is None:
+        if upload is None and key is not None:
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()
             self._prepared[key] = (route, options)
@@ -326,6 +357,31 @@ class Gateway:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
         return len(body)
 
+    # -------------------------------------------------------------------------------------------- traces
+
+    def _begin_trace(self) -> Trace | None:
+        """The place of a request that names no trace: in a new one, or in none."""
+        trace = new_trace() if self._sampler.allows() else None
+        if current.get() is not trace:
+            current.set(trace)
+        return trace
+
+    def _take_trace(self, scope: dict[str, Any]) -> tuple[Trace | None, bool]:
+        """The place of a request in its trace, and whether its fields had said anything of it. They are taken off:
+        also what is malformed, and a `tracestate` that belongs to nothing (section 3.2).
+        """
+        fields = scope["headers"]
+        kept = [pair for pair in fields if pair[0] != TRACEPARENT and pair[0] != TRACESTATE]
+        if len(kept) == len(fields):
+            return self._begin_trace(), False
+        scope["headers"] = kept
+        above = of_fields(fields)
+        if above is None:
+            return self._begin_trace(), True
+        trace = above.part()
+        current.set(trace)
+        return trace, True
+
     # ---------------------------------------------------------------------------------- clients that leave
 
     def _look_later(self) -> None:
@@ -356,6 +412,7 @@ class Gateway:
         tally = self.tallies[service]
         tally.websockets += 1
         status = _CLIENT_GONE
+        trace = self._take_trace(scope)[0] if self._trace else None
         try:
             status = await self._bridge.run(scope, receive, send, route)
         finally:
@@ -363,6 +420,8 @@ class Gateway:
             tally.websockets -= 1
             # Not into the durations: how long a WebSocket lasts says nothing of how fast a service answers.
             tally.statuses[status] = tally.statuses.get(status, 0) + 1
+            if trace is not None:
+                note("gateway", trace, "WEBSOCKET", scope["raw_path"], service, seconds, status)
             if self._log is not None:
                 self._log(scope, service, status, 0, seconds)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from zlib import crc32
 
+from ..core.trace import TraceFilter
 from .background import BackgroundWriter
 
 KEPT: Final = 2000
@@ -160,6 +161,7 @@ class LogToOutput(logging.Handler):
 
     def __init__(self, output: Output) -> None:
         super().__init__(logging.WARNING)
+        self.addFilter(TraceFilter())
         self._output = output
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -167,11 +169,16 @@ class LogToOutput(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.msg == "%s (pid %d) %s":
             return
+        text = self.format(record)
+        trace_id = getattr(record, "trace_id", "")
+        if trace_id and trace_id not in text:
+            first, newline, rest = text.partition("\n")
+            text = f"{first} (trace {trace_id}){newline}{rest}"
         if threading.get_ident() == self._thread:
-            self._output.say(self.format(record))
+            self._output.say(text)
         else:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._output.say, self.format(record))
+                self._loop.call_soon_threadsafe(self._output.say, text)
 
 
 class _Follower:

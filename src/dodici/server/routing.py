@@ -106,3 +106,14 @@ def _route(gateway: GatewayConfig, mesh: MeshConfig, service: ServiceConfig, pat
         request_timeout=gateway.request_timeout if timeout is None else timeout,
         body_timeout=gateway.body_timeout,
     )
+
+
+def describe_routes(services: tuple[ServiceConfig, ...]) -> str:
+    """Which service gets what, in a line for people."""
+    found = []
+    for service in services:
+        hosts = service.host or ("",)
+        paths = service.path or (("/",) if service.host else ())
+        where = ", ".join(f"{host}{path}" for host in hosts for path in paths)
+        found.append(f"{where or 'only for the other services'} -> {service.name}")
+    return "; ".join(found)

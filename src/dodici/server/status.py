@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .supervisor import ServiceSupervisor, Slot
+from .slots import Slot
+from .supervisor import ServiceSupervisor
 from .tally import Tally
 
 
@@ -16,7 +17,7 @@ def service_status(supervisor: ServiceSupervisor, tally: Tally | None) -> dict[s
     return {
         "name": service.name,
         "app": service.app,
-        "kind": "address" if service.is_address else service.kind,
+        "kind": "collective" if service.is_collective else "address" if service.is_address else service.kind,
         "state": supervisor.state,
         "error": supervisor.error,
         "workers": service.workers,

@@ -13,73 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from ..core.errors import DodiciError, MeshTimeoutError
 from .config import ServiceConfig
 from .output import Output
 from .restarts import Restarts
+from .slots import MakeWorker, MeshLike, Slot, WorkerLike, how_it_ended
 
 CHECK_SECONDS: Final = 1.0
 """How often the workers are asked for their figures, and their age is looked at."""
 _TAIL: Final = 30
-
-
-class WorkerLike(Protocol):
-    """What of a `dodici.mesh.Worker` is used here."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def pid(self) -> int | None: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def accepting(self) -> bool: ...
-    @property
-    def paused(self) -> bool: ...
-    async def stop(self, grace: float = 30.0) -> Any: ...
-    def kill(self) -> None: ...
-    async def wait(self) -> int | None: ...
-    async def stats(self) -> Any: ...
-
-
-class MeshLike(Protocol):
-    """What of a `WorkerInterceptor` is used here."""
-
-    async def route(self, name: str, worker: Any, /) -> Any: ...
-    async def pause_worker(self, worker: Any, /) -> Any: ...
-    async def resume_worker(self, worker: Any, /) -> Any: ...
-
-
-MakeWorker = Callable[[ServiceConfig, Callable[[Any, str, str], None]], WorkerLike]
-"""(service, on_output) -> a worker that is not running yet; `route` starts it."""
-
-
-class Slot:
-    """The place of one worker."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.worker: WorkerLike | None = None
-        self.lock = asyncio.Lock()
-        self.state = "starting"
-        """``"starting"``, ``"running"``, ``"replacing"``, ``"waiting"`` for its next start, or ``"stopped"``."""
-        self.error: str | None = None
-        """Why its last start failed."""
-        self.settled = asyncio.Event()
-        """Its first start has succeeded or failed."""
-        self.retry = asyncio.Event()
-        """Set: start now instead of waiting."""
-        self.keeper: asyncio.Task[None] | None = None
-        self.started = 0.0
-        self.restarts = 0
-        self.paused = False
-        self.request_limit = 0
-        self.stats: Any = None
 
 
 class ServiceSupervisor:
@@ -230,7 +176,8 @@ class ServiceSupervisor:
             slot.request_limit += random.randint(0, service.max_requests_jitter)  # noqa: S311
         slot.error = None
         self.started_once = True
-        what = f"at {service.app}" if service.is_address else f"ready ({service.app})"
+        elsewhere = service.is_address or service.is_collective
+        what = f"at {service.app}" if elsewhere else f"ready ({service.app})"
         self._output.say(f"worker {worker.pid or worker.id} {what}", service=self.name)
 
     async def _keep_paused(self, slot: Slot) -> None:
@@ -469,15 +416,3 @@ class ServiceSupervisor:
                 slot.worker.kill()
         for worker in self._ending:
             worker.kill()
-
-
-def how_it_ended(code: int | None) -> str:
-    """An exit code, in words."""
-    if code is None:
-        return "ended"
-    if code < 0:
-        try:
-            return f"was killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was killed by signal {-code}"
-    return f"exited with {code}"

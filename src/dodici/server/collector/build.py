@@ -1,7 +1,12 @@
-"""From a configuration to a collector that is not started: handlers are imported, services registered."""
+"""From a configuration to a collector that is not started: handlers are imported, services registered.
+
+Services that an origin serves are registered apart (`register_origins`): what reaches the origin is made later than
+the mistakes of a file are told.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -10,12 +15,16 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..collective import Collector
-from ..core.errors import InvalidArgumentError
-from ..server.schema import Problems
+from ...collective import Collector
+from ...core.errors import InvalidArgumentError
+from ..schema import Problems
 
 if TYPE_CHECKING:
-    from .collector_config import CollectorConfig, ServedConfig
+    from google.protobuf.descriptor import ServiceDescriptor
+
+    from ...core.dispatcher import Dispatcher
+    from .config import CollectorConfig
+    from .served import ServedConfig
 
 Path = tuple[str, ...]
 
@@ -38,6 +47,8 @@ def build(config: CollectorConfig) -> Collector:
         collector = Collector(
             config.id,
             config.listen,
+            advertise=config.advertise,
+            link_port=config.link_port,
             namespaces=config.namespaces,
             validator=validator,
             registry=_registry(config),
@@ -57,13 +68,72 @@ def build(config: CollectorConfig) -> Collector:
     except InvalidArgumentError as error:
         _refuse(problems, ("collector",), error.message)
     for served in config.services:
-        path = ("collector", "services", f"{served.namespace}.{served.service}")
-        try:
-            _serve(collector, served, path, problems)
-        except InvalidArgumentError as error:
-            problems.add(path, error.message)
+        if served.origin is None:
+            register(collector, served, problems)
+        else:
+            origin_methods(served, problems)
     problems.done()
     return collector
+
+
+def register_origins(collector: Collector, config: CollectorConfig, dispatcher: Dispatcher | None) -> None:
+    """Serve what the configuration has origins for.
+
+    Args:
+        collector: of `build`.
+        config: see there.
+        dispatcher: reaches the origins; None: the global one.
+
+    Raises:
+        ConfigError: an origin cannot be one.
+    """
+    problems = Problems("", "") if config.problems is None else config.problems
+    for served in config.services:
+        if served.origin is not None:
+            register(collector, served, problems, dispatcher)
+    problems.done()
+
+
+def register(
+    collector: Collector, served: ServedConfig, problems: Problems, dispatcher: Dispatcher | None = None
+) -> None:
+    """Serve one service, or note why that is not possible."""
+    try:
+        if served.origin is None:
+            _serve(collector, served, served.table, problems)
+            return
+        methods = origin_methods(served, problems)
+        collector.register_origin(
+            served.namespace,
+            served.service,
+            served.origin,
+            dispatcher=dispatcher,
+            methods=methods,
+            path=served.path,
+            codec=served.codec,
+        )
+    except InvalidArgumentError as error:
+        problems.add(served.table, error.message)
+
+
+def unregister(collector: Collector, served: ServedConfig) -> None:
+    """Take back `register`; harmless if that has failed."""
+    descriptor = _descriptor(served, Problems("", "")) if served.descriptor is not None else None
+    name = served.service if descriptor is None else descriptor.full_name
+    with contextlib.suppress(InvalidArgumentError):
+        collector.unregister_service(served.namespace, name)
+
+
+def origin_methods(served: ServedConfig, problems: Problems) -> Any:
+    """The argument `methods` of `register_origin`; None for all."""
+    if served.descriptor is not None:
+        return _descriptor(served, problems)
+    methods = {name: dict(known) for name, known in served.methods.items()}
+    for name, kind in served.kinds.items():
+        methods[name].setdefault("kind", kind)
+    for name in served.idempotent:
+        methods[name].setdefault("idempotent", True)
+    return methods or None
 
 
 def _refuse(problems: Problems, path: Path, message: str) -> NoReturn:
@@ -92,7 +162,7 @@ def _tls(config: CollectorConfig) -> dict[str, Any] | None:
 
 
 def _serve(collector: Collector, served: ServedConfig, path: Path, problems: Problems) -> None:
-    handler = _found(served.handler, (*path, "handler"), problems)
+    handler = None if served.handler is None else _found(served.handler, (*path, "handler"), problems)
     if handler is None:
         return
     if inspect.isclass(handler):
@@ -104,7 +174,9 @@ def _serve(collector: Collector, served: ServedConfig, path: Path, problems: Pro
             )
             return
     if served.descriptor is not None:
-        _add(collector, served, handler, path, problems)
+        descriptor = _descriptor(served, problems)
+        if descriptor is not None:
+            collector.add_service(served.namespace, handler, descriptor)
         return
     methods = methods_of(handler)
     for key, names in (("idempotent", served.idempotent), ("kinds", tuple(served.kinds))):
@@ -127,21 +199,21 @@ def _serve(collector: Collector, served: ServedConfig, path: Path, problems: Pro
         )
 
 
-def _add(collector: Collector, served: ServedConfig, servicer: Any, path: Path, problems: Problems) -> None:
+def _descriptor(served: ServedConfig, problems: Problems) -> ServiceDescriptor | None:
     text = served.descriptor or ""
+    path = (*served.table, "descriptor")
     module_name, _, name = text.partition(":")
-    module = _imported(module_name, text, (*path, "descriptor"), problems)
+    module = _imported(module_name, text, path, problems)
     if module is None:
-        return
+        return None
     file = getattr(module, "DESCRIPTOR", None)
-    descriptor = getattr(file, "services_by_name", {}).get(name)
+    descriptor: ServiceDescriptor | None = getattr(file, "services_by_name", {}).get(name)
     if descriptor is None:
-        problems.add((*path, "descriptor"), f"{module_name} is no module of protoc's with a service {name!r}")
-        return
-    if served.service not in {descriptor.name, descriptor.full_name}:
-        problems.add((*path, "descriptor"), f"describes {descriptor.full_name}, not {served.service}")
-        return
-    collector.add_service(served.namespace, servicer, descriptor)
+        problems.add(path, f"{module_name} is no module of protoc's with a service {name!r}")
+    elif served.service not in {descriptor.name, descriptor.full_name}:
+        problems.add(path, f"describes {descriptor.full_name}, not {served.service}")
+        return None
+    return descriptor
 
 
 def methods_of(handler: Any) -> dict[str, Callable[..., Any]]:

@@ -1,4 +1,4 @@
-"""The configuration of `dodici collector`: a TOML file, as frozen values.
+"""The table `[collector]` of `dodici collector` and `dodici up`, as frozen values.
 
 Every field of these classes is a key of its table, and docs/collective.md has them all. What a key means is what the
 argument of the same name means to `Collector`, which checks its values once more; a mistake that only it finds is
@@ -11,20 +11,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ..collective.authz import Policy, Rule
-from ..collective.data_plane import is_loopback, split_address
-from ..collective.names import checked_name
-from ..collective.policies import Breaker, Budget, Limits, Retry
-from ..core.errors import InvalidArgumentError
-from ..server.schema import (
-    ConfigError,
-    Problem,
+from ...collective.addresses import is_loopback, split_address
+from ...collective.authz import Policy, Rule
+from ...collective.names import checked_name
+from ...collective.policies import Breaker, Budget, Limits, Retry
+from ...core.errors import InvalidArgumentError
+from ..document import parse_document, read_text
+from ..schema import (
     Problems,
     boolean,
     count,
@@ -38,12 +36,12 @@ from ..server.schema import (
     string,
     toml_type,
 )
+from .served import ServedConfig, read_object, read_services
 
 _ID = re.compile(r"[A-Za-z0-9_.:@+~-]{1,128}").fullmatch
-_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(?:\(\))?").fullmatch
 _BALANCE: Final = ("p2c", "round_robin", "least_request", "weighted", "hash")
-_KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-_TLS_KEYS: Final = ("cert", "key", "ca", "require_client_cert", "server_name")
+OF_UP: Final = ("gateway", "services", "admin", "reload", "mesh")
+_TLS_KEYS: Final = ("cert", "key", "ca", "require_client_cert", "server_name", "max_age")
 
 
 def _id(value: Any) -> str:
@@ -59,15 +57,16 @@ def _address(value: Any) -> str:
     return text
 
 
+def _link_port(value: Any) -> int | None:
+    if value == "off":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
+        raise InvalidArgumentError(f"must be a port, 0 for any free one, or 'off', not {value!r}")
+    return value
+
+
 def _namespace(value: Any) -> str:
     return checked_name("namespace", string(value))
-
-
-def _object(value: Any) -> str:
-    text = string(value)
-    if _OBJECT(text) is None:
-        raise InvalidArgumentError(f"must be 'module:object' or 'module:factory()', not {text!r}")
-    return text
 
 
 def _discovery(value: Any) -> str | tuple[str, ...]:
@@ -109,9 +108,12 @@ def _tls(value: Any) -> dict[str, Any]:
     for name in ("cert", "key"):
         if name not in value:
             raise InvalidArgumentError(f"lacks {name!r}: the path of a PEM file")
-    return {
-        name: boolean(item) if name == "require_client_cert" else string(item) for name, item in value.items()
+    readers: dict[str, Callable[[Any], Any]] = {
+        **dict.fromkeys(_TLS_KEYS, string),
+        "require_client_cert": boolean,
+        "max_age": _timeout,
     }
+    return {name: readers[name](item) for name, item in value.items()}
 
 
 def _policy(value: Any) -> Policy:
@@ -127,39 +129,13 @@ def _policy(value: Any) -> Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServedConfig:
-    """`[collector.services."NAMESPACE.Service"]`: a service, and what runs it."""
-
-    namespace: str
-    service: str
-    handler: str = key(_object)
-    descriptor: str | None = key(_object, None, shown="none")
-    idempotent: tuple[str, ...] = key(each(string, "method"), (), shown="[]")
-    kinds: Mapping[str, str] = key(
-        lambda value: {
-            checked_name("method", name): one_of(*_KINDS)(kind) for name, kind in _dict(value).items()
-        },
-        dict,
-        shown="{}",
-    )
-
-    def __post_init__(self) -> None:
-        if self.descriptor is not None and (self.idempotent or self.kinds):
-            raise InvalidArgumentError("idempotent and kinds are in the descriptor")
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidArgumentError(f"must be a table, not {toml_type(value)}")
-    return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectorConfig:
     """`[collector]`."""
 
     id: str = key(_id)
     listen: str = key(_address, "127.0.0.1:50051", shown='"127.0.0.1:50051"')
+    advertise: str | None = key(_address, None, shown="listen")
+    link_port: int | None = key(_link_port, 0)
     namespaces: tuple[str, ...] = key(
         lambda value: each(_namespace, "namespace")(value) if value != [] else (), (), shown="[]"
     )
@@ -168,7 +144,7 @@ class CollectorConfig:
     )
     discovery: str | tuple[str, ...] | None = key(_discovery, None, shown="none")
     registry: str | None = key(string, None, shown="none")
-    validator: str | None = key(_object, None, shown="none")
+    validator: str | None = key(read_object, None, shown="none")
     insecure: bool = key(boolean, False)
     tls: Mapping[str, Any] | None = key(_tls, None, shown="none")
     policy: Policy | None = key(_policy, None, shown="none")
@@ -216,21 +192,9 @@ def load(file: str | Path, overrides: Mapping[str, Any]) -> CollectorConfig:
     Raises:
         ConfigError: it cannot be read, or something in it is wrong; each problem with its line.
     """
-    path = Path(file)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(problems=(Problem((), error.strerror or str(error), str(file)),)) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(problems=(Problem((), f"not UTF-8: {error.reason}", str(file)),)) from None
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", str(error))
-        line = None if found is None else int(found[1] or text.count("\n") + 1)
-        message = str(error) if found is None else str(error).replace(found[0], "")
-        raise ConfigError(problems=(Problem((), f"not TOML: {message}", str(file), line),)) from None
-    return parse(document, overrides, Problems(str(file), text), path.resolve())
+    text = read_text(file)
+    document = parse_document(text, str(file))
+    return parse(document, overrides, Problems(str(file), text), Path(file).resolve())
 
 
 def parse(
@@ -242,14 +206,25 @@ def parse(
         ConfigError: as `load`.
     """
     for name in document:
-        if name != "collector":
+        if name in OF_UP:
+            problems.add((name,), "is a table of `dodici up`, which runs a collector, too: `dodici up FILE`")
+        elif name != "collector":
             problems.unknown((name,), ["collector"], "table")
-    table = document.get("collector", {})
+    config = read_collector(document.get("collector", {}), overrides, problems, file)
+    problems.done()
+    assert config is not None
+    return config
+
+
+def read_collector(
+    table: Any, overrides: Mapping[str, Any], problems: Problems, file: Path | None
+) -> CollectorConfig | None:
+    """Make a configuration of a table `[collector]`; None, with the reasons in `problems`, if that is not possible."""
     if not isinstance(table, dict):
         problems.add(("collector",), f"must be a table, [collector], not {toml_type(table)}")
         table = {}
     table = {**table, **overrides}
-    services = _services(table.pop("services", {}), problems)
+    services = read_services(table.pop("services", {}), problems)
     # Not among the arguments of read_table(), which has a parameter of that name.
     config = read_table(CollectorConfig, table, ("collector",), problems, services=services, file=file)
     if config is not None:
@@ -258,34 +233,4 @@ def parse(
         for name in ("cert", "key", "ca"):
             if name in config.tls and not (config.folder / config.tls[name]).is_file():
                 problems.add(("collector", "tls", name), f"there is no file {config.tls[name]!r}")
-    problems.done()
-    assert config is not None
     return config
-
-
-def _services(tables: Any, problems: Problems) -> tuple[ServedConfig, ...]:
-    path: tuple[str, ...] = ("collector", "services")
-    if not isinstance(tables, dict):
-        problems.add(path, 'must be tables such as [collector.services."orders.OrderService"]')
-        return ()
-    services = []
-    for name, table in tables.items():
-        namespace, dot, service = name.partition(".")
-        try:
-            if not dot:
-                raise InvalidArgumentError(
-                    "is named NAMESPACE.Service, in quotes: the dot would else begin a table of its own"
-                )
-            checked_name("namespace", namespace)
-            checked_name("service", service)
-        except InvalidArgumentError as error:
-            # A name without quotes stands in the file with what follows its dot.
-            inner = [each for each in table if not dot] if isinstance(table, dict) else []
-            problems.add((*path, name, *inner[:1]), error.message)
-            continue
-        served = read_table(
-            ServedConfig, table, (*path, name), problems, namespace=namespace, service=service
-        )
-        if served is not None:
-            services.append(served)
-    return tuple(services)
