@@ -3,7 +3,7 @@
 # newer and can make an environment. To change it later: make clean.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench lint format docs clean
+.PHONY: help demo tour test conformance soak bench lint format docs clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell sh scripts/find_python.sh)
@@ -14,11 +14,15 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 JOBS   ?= 3
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo scripts/system_packages.sh  ## start a real server and send it everything, through the public API
+demo: $(VENV)/.demo scripts/system_packages.sh  ## two nodes under traffic, while workers and a node are paused, killed and replaced
 	@sh scripts/system_packages.sh demo
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/demo/demo.py $(ARGS)
+
+tour: $(VENV)/.demo scripts/system_packages.sh  ## start a real server and send it everything, through the public API
+	@sh scripts/system_packages.sh tour
+	@$(BIN)/python examples/tour/tour.py $(ARGS)
 
 test: $(VENV)/.test  ## the whole suite; ARGS="-k name" passes options to pytest
 	@sh scripts/system_packages.sh test
@@ -26,6 +30,11 @@ test: $(VENV)/.test  ## the whole suite; ARGS="-k name" passes options to pytest
 	@# What bounds time and memory runs first and alone; exit code 5 says that nothing was selected.
 	$(BIN)/python -m pytest -m perf $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not perf" $(ARGS)
+
+conformance: $(VENV)/.test  ## which layer keeps which promises; writes docs/conformance.md
+	@sh scripts/system_packages.sh test
+	CONFORMANCE_WRITE=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -p no:cacheprovider \
+	  $$(grep -rl "import.*DispatcherConformance" tests --include='test_*.py' | grep -v tests/unit/) $(ARGS)
 
 soak: $(VENV)/.test  ## ten minutes of a collective under load and trouble; ARGS="--seconds 60" for less
 	$(BIN)/python tests/soak/collective.py $(ARGS)

@@ -1,9 +1,10 @@
 #!/bin/sh
-# system_packages.sh demo|test|bench: installs the Debian packages that the named target uses and
+# system_packages.sh demo|tour|test|bench: installs the Debian packages that the named target uses and
 # that are missing. It never fails: without a package the tests that need it are skipped by name
-# (with CI=true they fail), and the demo uses a Python server.
+# (with CI=true they fail), the tour uses a Python server, and the nodes of the demo know each other's addresses.
 case ${1:-test} in
-    demo)  wanted="nginx:nginx-light" ;;
+    demo)  wanted="etcd:etcd-server" ;;
+    tour)  wanted="nginx:nginx-light" ;;
     bench) wanted="nginx:nginx-light openssl:openssl node:nodejs wrk:wrk npm:npm h2load:nghttp2-client curl:curl" ;;
     *)     wanted="nginx:nginx-light openssl:openssl curl:curl node:nodejs npm:npm nghttpd:nghttp2-server"
            wanted="$wanted h2o:h2o haproxy:haproxy etcd:etcd-server etcdctl:etcd-client" ;;

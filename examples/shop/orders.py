@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 import dodici
 
-INVENTORY = "http://inventory.local/inventory"
+INVENTORY = os.environ.get("INVENTORY", "http://inventory.local/inventory")
 
 app = FastAPI(title="orders")
 
@@ -27,9 +27,11 @@ async def create(order: Order) -> dict[str, object]:
         answer = await dodici.post(f"{INVENTORY}/{order.item}/take", json={"amount": order.amount})
     except dodici.NoTargetError as error:
         raise HTTPException(503, "the inventory takes no requests at the moment") from error
+    if answer.status_code not in (200, 409):
+        raise HTTPException(answer.status_code, f"the inventory failed: {await answer.text()}")
     said = await answer.json()
-    if answer.status_code != 200:
-        raise HTTPException(answer.status_code, said["error"])
+    if answer.status_code == 409:
+        raise HTTPException(409, said["error"])
     return {**order.model_dump(), "left": said["left"], "worker": os.getpid(), "stock_worker": said["worker"]}
 
 

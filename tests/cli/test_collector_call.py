@@ -183,7 +183,7 @@ def test_help_has_every_status(capsys: Capture) -> None:
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr("dodici.cli.collector._installed", lambda name: name != "grpc")
+    monkeypatch.setattr("dodici.server.config.installed", lambda name: name != "grpc")
     for command in (["call", "127.0.0.1:1", "ns", "S.M"], ["collectors"], ["collector", "--id", "a"]):
         assert main(command) == 2
         assert "pip install 'dodici[collective]'" in capsys.readouterr().err

@@ -252,7 +252,7 @@ def test_left_over_sockets_are_cleared_away(capsys: Capture, tmp_path: Path) -> 
         process.popen.wait(10)
         [left] = (tmp_path / "dodici").glob("*.collector")
         assert main(["collectors"]) == 1
-        assert "no `dodici collector` of this user is running" in capsys.readouterr().err
+        assert "no collector of this user is running" in capsys.readouterr().err
         assert not left.exists()
 
 

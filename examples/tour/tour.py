@@ -1,7 +1,7 @@
 """Starts a real server and sends it everything that dodici can, through the public API.
 
-    python examples/demo.py            under a minute on two cores
-    python examples/demo.py --quick    the same with small numbers
+    python examples/tour/tour.py            under a minute on two cores
+    python examples/tour/tour.py --quick    the same with small numbers
 
 Exit status 0 means that everything happened as promised: contents are compared by their hashes.
 """
@@ -19,17 +19,18 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from demo_handlers import MEBIBYTE
-from demo_mesh import MESH_STEPS
-from demo_server import DemoServer
-from demo_steps import STEPS, Broken, Stage
 from rich.console import Console
 from rich.table import Table
+from tour_handlers import MEBIBYTE
+from tour_mesh import MESH_STEPS
+from tour_server import TourServer
+from tour_steps import STEPS, Broken, Stage
 
 import dodici
 
 NEXT = """Where to look next
-  examples/demo_steps.py    these steps, to copy from; demo_mesh.py: those with workers
+  examples/tour/            these steps, to copy from; tour_mesh.py: those with workers
+  make demo                 two nodes, gateway, mesh and collective, while things break
   dodici up examples/shop/shop.toml   the shop of the last step, on port 8000 (docs/server.md)
   dodici get -v example.com the same from a shell (docs/cli.md)
   docs/dispatcher.md        the contract: handlers, pause, resume, abort
@@ -45,7 +46,7 @@ class Result(NamedTuple):
     seconds: float
 
 
-async def perform(server: DemoServer, console: Console, *, quick: bool, workers: bool) -> list[Result]:
+async def perform(server: TourServer, console: Console, *, quick: bool, workers: bool) -> list[Result]:
     results = []
     async with dodici.Pool(server.origin, connections=50) as pool:
         stage = Stage(
@@ -153,7 +154,7 @@ def main() -> int:
     began = time.perf_counter()
     try:
         size = (4 if quick else 100) * MEBIBYTE
-        with DemoServer(size, nginx=not arguments.no_nginx) as server:
+        with TourServer(size, nginx=not arguments.no_nginx) as server:
             python = f"Python {sys.version.split()[0]}"
             console.print(f"dodici {dodici.__version__}, {python}, {loop_name}", highlight=False)
             console.print(f"server: {server.name}, at {server.origin}\n", highlight=False)

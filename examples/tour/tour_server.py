@@ -1,4 +1,4 @@
-"""Starts the servers of the demo, on free loopback ports and in a temporary folder, and removes both.
+"""Starts the servers of the tour, on free loopback ports and in a temporary folder, and removes both.
 
 No port is chosen, given up and hoped for: whoever else runs on the machine could take it in between. Python's server
 binds a port of the system's choice and prints its number; nginx inherits a socket that listens already.
@@ -58,7 +58,7 @@ http {{
 """
 
 
-class DemoServer:
+class TourServer:
     """nginx in front of the standard library's server, or that alone; a context manager.
 
     Args:
@@ -83,9 +83,11 @@ class DemoServer:
         self._root: Path | None = None
 
     def __enter__(self) -> Self:
-        memory = Path("/dev/shm")  # a file system in memory, where there is one with room
+        # A file system in memory, where there is one with room and TMPDIR does not name another place.
+        memory = Path("/dev/shm")
         roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 * self.size
-        self._root = Path(tempfile.mkdtemp(prefix="dodici-demo-", dir=memory if roomy else None))
+        roomy = roomy and "TMPDIR" not in os.environ
+        self._root = Path(tempfile.mkdtemp(prefix="dodici-tour-", dir=memory if roomy else None))
         try:
             self._start(self._root)
         except BaseException:
@@ -125,7 +127,7 @@ class DemoServer:
         self.h2_origin = f"http://127.0.0.1:{h2_port}"
 
     def _start_python(self, folder: Path, log: Path) -> int:
-        script = Path(__file__).with_name("demo_upstream.py")
+        script = Path(__file__).with_name("tour_upstream.py")
         process = self._spawn([sys.executable, str(script), str(folder)], log, stdout=subprocess.PIPE)
         assert process.stdout is not None
         with process.stdout as said:
@@ -180,7 +182,7 @@ class DemoServer:
 
     def _spawn(self, command: list[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
         with log.open("ab") as file:
-            # A session of its own: Ctrl-C goes to the demo, which then stops its servers in order.
+            # A session of its own: Ctrl-C goes to the tour, which then stops its servers in order.
             options = {"stdin": subprocess.DEVNULL, "stdout": file, "start_new_session": True, **options}
             process = subprocess.Popen(command, stderr=file, **options)
         self._processes.append(process)

@@ -1,4 +1,4 @@
-"""The application behind the demo: the standard library's HTTP server, run as a process of its own.
+"""The application behind the tour: the standard library's HTTP server, run as a process of its own.
 
 Behind nginx it answers /app/...; without nginx it serves everything.
 
@@ -8,7 +8,7 @@ Behind nginx it answers /app/...; without nginx it serves everything.
     /app/flaky?id=  503 the first time that an id is seen, then JSON with the number of the attempt
     /app/slow       answers after a minute, or never
 
-    python demo_upstream.py FOLDER
+    python tour_upstream.py FOLDER
 
 It listens on a free loopback port, whose number is the first line that it prints.
 """
@@ -124,7 +124,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 1024
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients of the demo break connections off on purpose."""
+        """Clients of the tour break connections off on purpose."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 

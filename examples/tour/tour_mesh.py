@@ -1,4 +1,4 @@
-"""What the demo does with workers: a mesh of its own, and `dodici up` with the shop of examples/shop.
+"""What the tour does with workers: a mesh of its own, and `dodici up` with the shop of examples/shop.
 
 A step returns what happened, in one line, and raises `Broken` if that is not what it promises.
 """
@@ -18,12 +18,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from demo_steps import Broken, Stage, check
+from tour_steps import Broken, Stage, check
 
 import dodici
 from dodici.mesh import Worker, WorkerInterceptor
 
-SHOP = Path(__file__).parent / "shop"
+SHOP = Path(__file__).parents[1] / "shop"
 CALLERS = 32
 
 
@@ -65,7 +65,7 @@ class Load:
 @asynccontextmanager
 async def shop_mesh() -> AsyncIterator[tuple[WorkerInterceptor, dict[str, list[Worker]], dodici.Dispatcher]]:
     """The two apps of the shop, two worker processes each."""
-    with tempfile.TemporaryDirectory(prefix="dodici-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dodici-tour-") as folder:
         env = {"STOCK": "1000", "STOCK_FILE": f"{folder}/stock.sqlite"}
         interceptor = WorkerInterceptor(domain=".local")
         workers = {
@@ -143,7 +143,7 @@ async def workers_come_and_go(stage: Stage) -> tuple[str, str]:
 
 
 async def the_application_server(stage: Stage) -> tuple[str, str]:
-    with tempfile.TemporaryDirectory(prefix="dodici-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dodici-tour-") as folder:
         env = {**os.environ, "XDG_RUNTIME_DIR": folder, "STOCK_FILE": f"{folder}/stock.sqlite"}
         command = [sys.executable, "-m", "dodici"]
         options = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]

@@ -1,4 +1,4 @@
-"""The handlers of the demo: what `dispatch()` tells, taken as it is told."""
+"""The handlers of the tour: what `dispatch()` tells, taken as it is told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo does, step by step, through dodici's public API.
+"""What the tour does, step by step, through dodici's public API.
 
 A step returns what happened, in one line, and raises `Broken` if that is not what it promises. Every step
 can be read, and copied, by itself.
@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from demo_handlers import HELLO, MEBIBYTE, Download, Pinger, memory
+from tour_handlers import HELLO, MEBIBYTE, Download, Pinger, memory
 
 import dodici
 from dodici import interceptors
