@@ -20,9 +20,14 @@ METHOD = """## How the collective is measured
   these bytes on one channel. `vs grpc.aio` and `p99 added` compare with it, in the same run.
 - `dodici-face` is called on the transparent face, as by an unmodified stub; `dodici-envelope` with
   `Dispatch` and an `Any`. Over a hop the client calls a collector that has nothing itself;
-  `dodici-link` is what two collectors do, calls in batches on one stream, and `dodici-no-link`
-  makes a call of its own for each. The client always calls on the transparent face there.
+  `dodici-link` is what two collectors do, calls in batches on a connection of its own;
+  `dodici-link-stream` puts them on a stream of grpc's, as where that connection cannot be made, and
+  `dodici-no-link` makes a call of its own for each. The client always calls on the transparent face there.
 - TLS is mutual, for both.
+- All layers: `dodici-whole` is a request to the gateway of one node that is answered by a worker of
+  another: gateway, mesh, collector, hop, mesh, worker, all of `dodici up`. `dodici-gateway` is gateway,
+  mesh and worker of one node; `dodici-hop` a collector in the client's process, the hop, mesh and
+  worker. The two together have the layers of the whole, and a worker more: compare CPU us/req and p50.
 - Slow peer: three collectors serve the method; one of them takes 200 ms, the others 1 ms. `p2c` is
   the default; look at p99 and req/s.
 """

@@ -36,9 +36,13 @@ class CollectiveContender(Contender):
         return ""
 
 
-def _dodici(worker: str, *kinds: str) -> CollectiveContender:
+def _dodici(worker: str, *kinds: str, script: str = "collective_grpc.py") -> CollectiveContender:
     return CollectiveContender(
-        name=f"dodici-{worker.replace('_', '-')}", group="dodici", arguments=("--worker", worker), kinds=kinds
+        name=f"dodici-{worker.replace('_', '-')}",
+        group="dodici",
+        arguments=("--worker", worker),
+        kinds=kinds,
+        script=script,
     )
 
 
@@ -53,9 +57,13 @@ COLLECTIVE_CONTENDERS = (
     _dodici("face", "direct", "tls"),
     _dodici("envelope", "direct"),
     _dodici("link", "hop"),
+    _dodici("link-stream", "hop"),
     _dodici("no-link", "hop"),
     _dodici("p2c", "slow"),
     _dodici("round_robin", "slow"),
+    _dodici("whole", "origin", script="collective_origin.py"),
+    _dodici("gateway", "origin", script="collective_origin.py"),
+    _dodici("hop", "origin", script="collective_origin.py"),
 )
 
 
@@ -78,6 +86,7 @@ def collective_scenarios() -> tuple[CollectiveScenario, ...]:
         *(_scenario("hop", callers, "a call over a hop") for callers in (1, 32, 100)),
         _scenario("tls", 32, "a call to a collector with mutual TLS"),
         _scenario("slow", 8, "three peers, of which one takes 200 ms instead of 1 ms"),
+        *(_scenario("origin", callers, "a request through all layers and two nodes") for callers in (1, 16)),
     )
 
 

@@ -1,8 +1,8 @@
 """A plain grpc.aio client of the collective, and of bare grpc.aio.
 
 `--kind` is the scenario (``direct``, ``tls``, ``hop``, ``slow``), `--worker` who is measured: ``bare`` (grpc.aio and
-nothing else), ``face`` (the transparent face), ``envelope``, ``link`` and ``no-link`` (over a hop), ``p2c`` and
-``round_robin``. The servers are processes of their own. Every answer is compared with what was sent.
+nothing else), ``face`` (the transparent face), ``envelope``, ``link``, ``link-stream`` and ``no-link`` (over a hop),
+``p2c`` and ``round_robin``. The servers are processes of their own. Every answer is compared with what was sent.
 """
 
 from __future__ import annotations
@@ -68,9 +68,8 @@ class CollectiveClient(Client):
             case "hop" if bare:
                 return self._start("bare-hop", to=self._start("bare"))
             case "hop":
-                return self._start(
-                    "gate", to=self._start("store", link="off" if worker == "no-link" else "on")
-                )
+                link = {"link": "on", "link-stream": "stream", "no-link": "off"}[worker]
+                return self._start("gate", to=self._start("store", link=link))
             case "slow":
                 peers = [
                     self._start("store", id=f"store-{number}", delay=str(SLOW if number == 2 else FAST))

@@ -2,7 +2,8 @@
 
     bare                 grpc.aio with a generic handler of raw bytes: what it can do on this machine
     bare-hop to=ADDRESS  the same, which forwards each call as raw bytes on one channel
-    store                a collector that serves bench/Echo.Say; link=off: no batched calls; delay=SECONDS
+    store                a collector that serves bench/Echo.Say; link=off: no batched calls; link=stream: batched on a
+                         stream of grpc's, without a connection of its own; delay=SECONDS
     gate to=ADDRESS,...  a collector that has nothing itself; balance=NAME
 
 `tls=FOLDER` turns mutual TLS on. Each prints its address in one line. All run on uvloop.
@@ -78,7 +79,12 @@ async def collector(role: str, options: dict[str, str]) -> str:
         link.MOST_CALLS = 0
     name = options.get("id", role)
     made = Collector(
-        name, "127.0.0.1:0", namespaces=[NAMESPACE], tls=tls, balance=options.get("balance", "p2c")
+        name,
+        "127.0.0.1:0",
+        namespaces=[NAMESPACE],
+        tls=tls,
+        balance=options.get("balance", "p2c"),
+        link_port=None if options.get("link") == "stream" else 0,
     )
     delay = float(options.get("delay", "0"))
     if role == "store":
