@@ -118,11 +118,52 @@ async def test_two_collectors_may_each_serve_some_methods_of_a_service() -> None
     async with running() as registry, serving(registry) as (address, _):
         remotes = [RemoteRegistry(address), RemoteRegistry(address)]
         try:
-            await asyncio.gather(publish(remotes[0], one), publish(remotes[1], two))
+            await publish(remotes[0], one)
+            await publish(remotes[1], two)
             assert sorted((await registry.lookup("plain", "Echo")).method_names) == ["Say", "Sing"]
         finally:
             for remote in remotes:
                 await remote.stop()
+
+
+class Overwriting(LocalRegistry):
+    """A registry whose first lookup of a service is answered with what was there before somebody else registered it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registered = asyncio.Event()
+        self.looked = asyncio.Event()
+
+    async def lookup(self, namespace: str, service: str) -> Any:
+        try:
+            return await super().lookup(namespace, service)
+        finally:
+            if not self.looked.is_set():
+                self.looked.set()
+                await self.registered.wait()
+
+
+async def test_what_another_has_overwritten_is_registered_again() -> None:
+    one, two = LocalServices(), LocalServices()
+    add(one, "Say")
+    add(two, "Sing")
+    registry = Overwriting()
+    await registry.start()
+    publishers = [Publisher(registry, services, look_again=(0.01,)) for services in (one, two)]
+    try:
+        publishers[0].start()
+        await registry.looked.wait()
+        publishers[1].start()
+        await publishers[1].settled()
+        registry.registered.set()
+        await publishers[0].settled()
+        async with asyncio.timeout(5):
+            while sorted((await registry.lookup("plain", "Echo")).method_names) != ["Say", "Sing"]:
+                await asyncio.sleep(0.01)
+    finally:
+        for publisher in publishers:
+            await publisher.stop()
+        await registry.stop()
 
 
 async def test_a_method_that_a_registered_descriptor_lacks_is_not_added() -> None:

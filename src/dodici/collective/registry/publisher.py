@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from google.protobuf.descriptor_pb2 import ServiceDescriptorProto
@@ -29,11 +30,22 @@ class Publisher:
 
     A registry that does not answer is tried again, for ever. What one refuses is logged, and tried again with the
     next change. Nothing is taken back: a method that this collector does not serve any more, others may.
+
+    Two collectors that add methods to one service at the same moment overwrite each other, for a registration has no
+    condition. So each looks again later, and adds what is missing.
+
+    Args:
+        registry: which is told.
+        services: what of.
+        look_again: seconds after a registration at which it is looked at; the last is repeated.
     """
 
-    def __init__(self, registry: Registry, services: LocalServices) -> None:
+    def __init__(
+        self, registry: Registry, services: LocalServices, *, look_again: Sequence[float] = (1.0, 5.0, 60.0)
+    ) -> None:
         self._registry = registry
         self._services = services
+        self._look_again = look_again
         self._changed = asyncio.Event()
         self._changed.set()
         self._settled = asyncio.Event()
@@ -64,8 +76,12 @@ class Publisher:
 
     async def _run(self) -> None:
         backoff = Backoff()
+        looks = 0
         while True:
-            await self._changed.wait()
+            if not self._changed.is_set() and not await self._is_changed(looks):
+                looks += 1
+            else:
+                looks = 0
             self._changed.clear()
             try:
                 await publish(self._registry, self._services)
@@ -81,12 +97,21 @@ class Publisher:
             if not self._changed.is_set():
                 self._settled.set()
 
+    async def _is_changed(self, looks: int) -> bool:
+        """Wait for a change, or until it is time to look again. Returns whether there is a change."""
+        try:
+            async with asyncio.timeout(self._look_again[min(looks, len(self._look_again) - 1)]):
+                return await self._changed.wait()
+        except TimeoutError:
+            return False
+
 
 async def publish(registry: Registry, services: LocalServices) -> None:
     """Register what a collector serves.
 
     A service with a descriptor is registered as that says. Of one without, its methods are added to what others have
-    registered under its name: two collectors may each serve some of them.
+    registered under its name: two collectors may each serve some of them. If another does so at the same moment, one of
+    the two may be overwritten: see `Publisher`.
 
     Raises:
         CollectiveError: a service could not be registered; those before it are.
@@ -135,7 +160,7 @@ async def _add_methods(
             merged.CopyFrom(known)
             merged.method.extend(method for method in wanted.method if method.name not in names)
             wanted = merged
-        # Somebody may do the same at this moment, and one of two wins: look again.
+        # Somebody may have done the same at this moment, and one of two wins: look again.
         await registry.register_service(namespace, wanted)
     raise call_error(
         GrpcStatus.ABORTED, f"{service} in namespace {namespace} is being registered by too many at once"

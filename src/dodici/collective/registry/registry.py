@@ -121,8 +121,9 @@ class LocalRegistry:
     def __init__(
         self, store: Store | None = None, *, max_services: int = 100_000, max_file: int = 1024 * 1024
     ) -> None:
-        if max_services < 1 or max_file < 1:
-            raise InvalidArgumentError("max_services and max_file are at least 1")
+        for name, most in (("max_services", max_services), ("max_file", max_file)):
+            if type(most) is not int or most < 1:
+                raise InvalidArgumentError(f"{name} must be an int of at least 1, not {most!r}")
         self.store: Store = MemoryStore() if store is None else store
         self._max_services = max_services
         self._max_file = max_file
