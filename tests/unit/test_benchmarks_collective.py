@@ -61,13 +61,17 @@ def test_who_takes_part(bench) -> None:
     }
     direct, hop = (
         ["grpc.aio", "dodici-face", "dodici-envelope"],
-        ["grpc.aio", "dodici-link", "dodici-no-link"],
+        ["grpc.aio", "dodici-link", "dodici-link-stream", "dodici-no-link"],
     )
     assert part == {
         **{f"collective-direct-c{callers}": direct for callers in (1, 32, 100)},
         **{f"collective-hop-c{callers}": hop for callers in (1, 32, 100)},
         "collective-tls": ["grpc.aio", "dodici-face"],
         "collective-slow": ["dodici-p2c", "dodici-round-robin"],
+        **{
+            f"collective-origin-c{callers}": ["dodici-whole", "dodici-gateway", "dodici-hop"]
+            for callers in (1, 16)
+        },
     }
     for scenario in (*bench.plan.scenarios(1), *bench.mesh_plan.mesh_scenarios()):
         assert not any(scenario.admits(each) for each in bench.collective_plan.COLLECTIVE_CONTENDERS)

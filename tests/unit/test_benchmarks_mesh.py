@@ -114,7 +114,7 @@ class TestWhoTakesPart:
         [
             ("mesh", "mesh-c1", "mesh-accepting"),
             ("tls,mesh-1m", "tls", "mesh-1m"),
-            ("", "h1-p1", "collective-slow"),
+            ("", "h1-p1", "collective-origin-c16"),
         ],
     )
     def test_the_mesh_is_chosen_by_its_name(self, bench, asked, first, last):
