@@ -84,7 +84,7 @@ class Result:
 async def perform(shop: Cluster, console: Console, *, quick: bool) -> list[Result]:
     """All phases, one after the other; the rest is left out after one that failed."""
     results: list[Result] = []
-    hold, rest = (0.5, 0.1) if quick else (2.5, 0.02)
+    hold, rest = (0.5, 0.3) if quick else (2.5, 0.02)
     async with traffic_to(shop, rest) as traffic:
         stage = Stage(
             shop,

@@ -189,6 +189,7 @@ descriptor = "shop.users_pb2:Users"
             "collector.services.o.S.kinds",
             "must be one of",
         ),
+        ('[collector]\nid = "a"\nconnect = ["127.0.0.1:0"]\n', 3, "collector.connect", "with its port"),
         ("[collector\n", 1, "", "not TOML"),
     ],
 )
@@ -286,6 +287,41 @@ def test_mistakes_that_only_importing_finds(
 ) -> None:
     found = problems(file, SERVICES + keys.replace("MODULE", module) + "\n", building=True)
     assert [(each[0], message in each[2]) for each in found] == [(line, True)], found
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ('methods = ["*"]', "method '*' has a meaning of its own"),
+        ('methods = { Make = { path = "/{item" } }', "method 'Make': path '/{item' may have"),
+        ('path = "/{item}"', "path '/{item}' has item, which only"),
+        ('methods = { Make = { verb = "GET", kind = "stream_stream" } }', "GET has no body"),
+    ],
+)
+def test_mistakes_of_an_origin_are_found_before_anything_reaches_it(
+    keys: str, message: str, file: Path
+) -> None:
+    found = problems(file, f'{SERVICES}origin = "http://shop.local"\n{keys}\n', building=True)
+    assert [(each[0], message in each[2]) for each in found] == [(3, True)], found
+    found = problems(file, f'{SERVICES}origin = "http://shop.local:99999"\n', building=True)
+    assert "its port must be" in found[0][2]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ('discovery = "etcd://127.0.0.1:99999"', "not a host:port of etcd"),
+        ('discovery = ["127.0.0.1:0"]', "needs its port"),
+        ('registry = "mysql:x"', "not a registry"),
+        ('advertise = "0.0.0.0:1"', "must be an address that others can dial"),
+        ("max_hops = 99", "max_hops must be 1 to 32"),
+    ],
+)
+def test_mistakes_that_the_collector_finds_have_the_line_of_their_key(
+    key: str, message: str, file: Path
+) -> None:
+    found = problems(file, f'[collector]\nid = "a"\n{key}\nlink_port = 0\n', building=True)
+    assert [(each[0], message in each[2]) for each in found] == [(3, True)], found
 
 
 def test_command_tells_mistakes_and_ends(

@@ -77,6 +77,21 @@ def test_nobody_to_ask(command: str, capsys: Capture) -> None:
     assert "no `dodici up` answers at" in capsys.readouterr().err
 
 
+def test_figures_of_a_stopped_server_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dodici.server import control
+
+    asked: list[float | None] = []
+
+    def client(_: Path, timeout: float | None) -> control.ControlClient:
+        asked.append(timeout)
+        raise control.ControlError("nobody")
+
+    monkeypatch.setattr(control, "ControlClient", client)
+    # What takes its time takes it.
+    assert [main([command, "--name", "x"]) for command in ("ps", "reload")] == [1, 1]
+    assert asked == [15.0, None]
+
+
 @pytest.mark.parametrize("command", ["up", "ps", "pause", "resume", "reload", "stop", "logs"])
 def test_help(command: str, capsys: Capture) -> None:
     assert main([command, "--help"]) == 0

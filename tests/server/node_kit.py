@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import tempfile
 from collections import Counter
@@ -93,6 +94,18 @@ async def nodes(**options: Any) -> AsyncIterator[tuple[Node, Node]]:
         yield first, Node(Path(folder), "b", connect=(first.address,), **options)
 
 
+@asynccontextmanager
+async def both(a: Node, b: Node) -> AsyncIterator[tuple[Up, Up]]:
+    """Run two nodes, which start and end side by side."""
+    async with a.up(wait=False) as first, b.up(wait=False) as second:
+        await asyncio.gather(first.ready(), second.ready())
+        try:
+            yield first, second
+        finally:
+            if first.process.returncode is None:
+                first.signal(signal.SIGTERM)
+
+
 async def pids(running: Up, path: str = "/pid", count: int = 8) -> set[int]:
     """Who answers."""
     return {(await running.get(path))["pid"] for _ in range(count)}
@@ -113,6 +126,10 @@ async def peer(running: Up, name: str, state: str = "connected") -> dict[str, An
             learned = any(name in each["peers"] for each in collector["routes"])
             if found and (learned or state != "connected"):
                 return dict(found[0])
+
+
+_REST = 0.005
+"""Seconds between two calls of a caller of `Load`: the nodes that start meanwhile need the cores, too."""
 
 
 class Load:
@@ -150,6 +167,7 @@ class Load:
             except dodici.DodiciError as error:
                 self.problems.append(repr(error))
             self._changed.set()
+            await asyncio.sleep(_REST)
 
     async def until(self, *found: int, more: int = 1) -> None:
         """Return when each of these processes has answered so often from now on."""

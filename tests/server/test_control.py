@@ -81,6 +81,17 @@ async def test_commands_and_their_errors(server: ControlServer) -> None:
     assert await asking(server.path, ask) == {"ok": True, "echo": {"a": 1}}
 
 
+async def test_server_that_is_stopped_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        with (
+            ControlClient(tmp_path / "s", timeout=0.05) as client,
+            pytest.raises(ControlError, match=r"no answer for 0\.05 s: the server is stopped"),
+        ):
+            client.call("status")
+
+
 async def test_lines_and_a_client_that_hangs_up(server: ControlServer) -> None:
     assert await asking(server.path, lambda client: list(client.lines())) == [
         {"text": "first"},

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.server.node_kit import FRONT, Load, nodes, peer, pids, workers
+from tests.server.node_kit import FRONT, Load, both, nodes, peer, pids, workers
 from tests.server.up_kit import PATIENCE, Held
 
 for needed in ("click", "grpc", "httptools", "prometheus_client", "psutil", "rich", "uvicorn", "watchfiles"):
@@ -151,7 +151,7 @@ async def test_nodes_find_each_other_through_etcd(tmp_path: Path) -> None:
             b.file.write_text(
                 b.file.read_text().replace(a.address, "127.0.0.1:9").replace("['127.0.0.1:9']", "[]")
             )
-            async with a.up() as first, b.up():
+            async with both(a, b) as (first, _):
                 await peer(first, "b")
                 [member] = (await first.ps())["collector"]["members"]
                 assert (member["id"], member["address"], member["source"]) == ("b", b.address, "etcd")
@@ -163,7 +163,7 @@ async def test_nodes_find_each_other_through_etcd(tmp_path: Path) -> None:
 
 
 async def test_reload_follows_the_file() -> None:
-    async with nodes() as (a, b), a.up() as first, b.up() as second:
+    async with nodes() as (a, b), both(a, b) as (first, second):
         await peer(first, "b")
         text = a.file.read_text()
         a.file.write_text(
@@ -199,6 +199,10 @@ async def test_reload_follows_the_file() -> None:
         a.file.write_text(text.replace("[collector]", "[collector]\nlissten = 1"))
         [problem] = (await first.ask("reload"))["problems"]
         assert problem.endswith("collector.lissten: unknown key; did you mean 'listen'?")
+        # Namespaces that services brought go with them.
+        a.file.write_text(text.replace('"test.Shop"', '"away.Shop"').replace("Shop.test", "Shop.away"))
+        assert (await first.ask("reload"))["problems"] == []
+        assert (await first.ps())["collector"]["namespaces"] == ["away"]
         # Another one of the same file.
         a.file.write_text(text)
         async with a.up("--name", "another", wait=False) as third:

@@ -91,3 +91,12 @@ async def test_worker_that_was_replaced_and_drains_is_killed_with_the_others(
     assert not kit.mesh.workers
     kit.mesh.may_stop.set()
     await asyncio.gather(reloading, return_exceptions=True)
+
+
+async def test_reload_does_not_bring_back_what_ends(kits: Any) -> None:
+    kit = kits(workers=1)
+    await kit.supervisor.start()
+    kit.supervisor.release()
+    await asyncio.gather(*(slot.keeper for slot in kit.supervisor.slots), return_exceptions=True)
+    assert await kit.supervisor.reload() is None
+    assert all(slot.keeper.done() for slot in kit.supervisor.slots)

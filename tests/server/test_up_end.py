@@ -45,9 +45,13 @@ async def test_second_stop_command_waits_like_the_first(tmp_path: Path) -> None:
         first = asyncio.ensure_future(running.command("stop"))
         await running.until("stopping; 1 requests")
         await running.ask("stop")
+        # Nothing is begun any more, and whoever asks for it is told.
+        assert (await running.ask("reload"))["problems"] == ["the server is stopping: nothing was reloaded"]
         assert await held.release()
         assert await running.wait() == 0
         assert "stopping now" not in running.text
+        assert "reloaded" not in running.text
+        assert "exited with" not in running.text
         assert (await first)[0] == 0
 
 

@@ -21,8 +21,20 @@ Which `dodici up` is meant: the only one that runs, or that of --name, or that o
 """
 
 
-def command(name: str, text: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command that asks a running `dodici up`; its function gets the client first."""
+_PATIENCE = 15.0
+"""Seconds for an answer that takes a server no more than a moment."""
+
+
+def command(
+    name: str, text: str, *, timeout: float | None = None
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command that asks a running `dodici up`; its function gets the client first.
+
+    Args:
+        name: of the command.
+        text: one line of help.
+        timeout: seconds for each answer; None where it comes when something is done, however long that takes.
+    """
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @click.option("--name", metavar="NAME", help="The one that was started with this --name.")
@@ -40,7 +52,7 @@ def command(name: str, text: str) -> Callable[[Callable[..., Any]], click.Comman
             from ..server.control import ControlClient, ControlError
 
             try:
-                with ControlClient(_path(name, config)) as client:
+                with ControlClient(_path(name, config), timeout) as client:
                     status = function(client, **options)
             except BrokenPipeError:
                 discard_standard_output()
@@ -75,7 +87,7 @@ def _path(name: str | None, config: Path | None) -> Path:
     return socket_path(found[0])
 
 
-@command("ps", "List services and workers.")
+@command("ps", "List services and workers.", timeout=_PATIENCE)
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.option("-w", "--watch", is_flag=True, help="Go on showing it, until interrupted.")
 @click.option(

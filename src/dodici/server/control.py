@@ -326,7 +326,9 @@ class ControlClient:
         try:
             line = self._file.readline()
         except TimeoutError as error:
-            raise ControlError("no answer in time") from error
+            raise ControlError(
+                f"no answer for {self._socket.gettimeout():g} s: the server is stopped, or something blocks its loop"
+            ) from error
         except OSError as error:
             raise ControlError(f"the connection broke: {error.strerror or error}") from error
         if not line.endswith(b"\n"):

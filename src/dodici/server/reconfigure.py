@@ -50,6 +50,8 @@ class Reconfiguration:
         await application.started.wait()
         async with self._running:
             self._is_due = False
+            if application.state == "stopping":
+                return ["the server is stopping: nothing was reloaded"]
             config = application.config
             if config.file is not None:
                 try:
@@ -102,7 +104,7 @@ class Reconfiguration:
         )
         await asyncio.gather(*(supervisors.pop(name).stop() for name in gone))
         if application.node is not None:
-            application.node.forget()
+            await application.node.forget()
         errors = {each.name: error for each, error in zip(kept, results, strict=True)}
         errors |= {each.name: supervisors[each.name].error for each in added}
         problems += [f"{name}: {error}" for name, error in errors.items() if error is not None]

@@ -97,6 +97,8 @@ class ServiceSupervisor:
         return gone
 
     def _begin(self, slot: Slot) -> None:
+        if self._stopping:
+            return  # a reload that meets the end
         slot.keeper = asyncio.create_task(self._keep(slot))
 
     async def _keep(self, slot: Slot) -> None:

@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...collective import Collector
+from ...collective.origin.specs import OriginSpecs, checked_origin
+from ...collective.policies import Limits
 from ...core.errors import InvalidArgumentError
 from ..schema import Problems
 
@@ -66,12 +68,12 @@ def build(config: CollectorConfig) -> Collector:
             reflection=config.reflection,
         )
     except InvalidArgumentError as error:
-        _refuse(problems, ("collector",), error.message)
+        _refuse(problems, _key_of(error.message, config), error.message)
     for served in config.services:
         if served.origin is None:
             register(collector, served, problems)
         else:
-            origin_methods(served, problems)
+            _check_origin(served, problems)
     problems.done()
     return collector
 
@@ -134,6 +136,37 @@ def origin_methods(served: ServedConfig, problems: Problems) -> Any:
     for name in served.idempotent:
         methods[name].setdefault("idempotent", True)
     return methods or None
+
+
+def _check_origin(served: ServedConfig, problems: Problems) -> None:
+    """Note what `register` would, where there is nothing yet that reaches the origin."""
+    assert served.origin is not None
+    methods = origin_methods(served, problems)
+    try:
+        origin = checked_origin(served.origin)
+        OriginSpecs(
+            served.namespace,
+            served.service,
+            origin,
+            dispatcher=None,
+            path=served.path,
+            codec=served.codec,
+            limit=Limits().message,
+        ).make(methods)
+    except InvalidArgumentError as error:
+        problems.add(served.table, error.message)
+
+
+def _key_of(message: str, config: CollectorConfig) -> Path:
+    """The key that a refusal of `Collector` speaks of: it begins with its name, or shows its value."""
+    for name in ("advertise", "max_hops", "discovery", "registry"):
+        value = getattr(config, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if message.startswith(f"{name} ") or any(
+            repr(each) in message for each in values if each is not None
+        ):
+            return "collector", name
+    return ("collector",)
 
 
 def _refuse(problems: Problems, path: Path, message: str) -> NoReturn:

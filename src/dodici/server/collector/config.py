@@ -57,6 +57,14 @@ def _address(value: Any) -> str:
     return text
 
 
+def _peer(value: Any) -> str:
+    text = _address(value)
+    host, port = split_address(text)
+    if host is not None and not port:
+        raise InvalidArgumentError(f"must be where a collector listens, with its port, not {text!r}")
+    return text
+
+
 def _link_port(value: Any) -> int | None:
     if value == "off":
         return None
@@ -140,7 +148,7 @@ class CollectorConfig:
         lambda value: each(_namespace, "namespace")(value) if value != [] else (), (), shown="[]"
     )
     connect: tuple[str, ...] = key(
-        lambda value: each(_address, "address")(value) if value != [] else (), (), shown="[]"
+        lambda value: each(_peer, "address")(value) if value != [] else (), (), shown="[]"
     )
     discovery: str | tuple[str, ...] | None = key(_discovery, None, shown="none")
     registry: str | None = key(string, None, shown="none")

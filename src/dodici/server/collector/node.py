@@ -132,7 +132,7 @@ class CollectorNode:
         """Dial the addresses of the configuration, again and again until they answer."""
         for address in self.config.connect:
             if address not in self._dialling:
-                self.unanswered[address] = "not tried yet"
+                self.unanswered[address] = "nobody has answered yet"
                 self._dialling[address] = asyncio.create_task(self._dial(address))
 
     async def follow(self, config: CollectorConfig) -> None:
@@ -146,7 +146,7 @@ class CollectorNode:
         problems = Problems("", "") if config.problems is None else config.problems
         before = {served.table: served for served in self.config.services}
         after = {served.table: served for served in config.services}
-        self.forget()
+        await self.forget()
         self._forgotten += [before[table] for table in before.keys() - after.keys()]
         served = [self._renew(before.get(table), now, problems) for table, now in after.items()]
         gone = set(self.config.connect) - set(config.connect)
@@ -154,20 +154,31 @@ class CollectorNode:
         joined = set(config.namespaces) - set(self.config.namespaces)
         self.config = replace(config, services=tuple(each for each in served if each is not None))
         try:
-            for namespace in left - {each.namespace for each in self.config.services}:
-                await self.collector.leave(namespace)
             for namespace in joined:
                 await self.collector.join(namespace)
+            await self._leave(left - {each.namespace for each in self._forgotten})
         except MeshTimeoutError as error:
             log.warning("%s: %s", self.collector.id, error.message)
         await self._disconnect(gone)
         self.connect()
         problems.done()
 
-    def forget(self) -> None:
-        """Take back what the configurations before served, and the present one does not."""
+    async def forget(self) -> None:
+        """Take back what the configurations before served, and the present one does not; leave its namespaces."""
+        left = {each.namespace for each in self._forgotten}
         while self._forgotten:
             unregister(self.collector, self._forgotten.pop())
+        try:
+            await self._leave(left)
+        except MeshTimeoutError as error:
+            log.warning("%s: %s", self.collector.id, error.message)
+
+    async def _leave(self, namespaces: Iterable[str]) -> None:
+        """Leave those that the configuration does not name, and serves nothing in."""
+        for namespace in set(namespaces).difference(
+            self.config.namespaces, (each.namespace for each in self.config.services)
+        ):
+            await self.collector.leave(namespace)
 
     def _renew(
         self, before: ServedConfig | None, now: ServedConfig, problems: Problems
