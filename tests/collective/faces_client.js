@@ -71,7 +71,11 @@ async function main() {
   saw.nowhere = await unary(orders, 'Create', {}, metadata({ 'x-dodici-namespace': 'nowhere' }));
   saw.target = await unary(orders, 'Create', {}, metadata({ 'x-dodici-target': 'elsewhere' }));
   saw.nameless = await unary(orders, 'Create', {}, new grpc.Metadata());
-  saw.late = await unary(orders, 'Hold', { sku: 'late' }, metadata(), { deadline: Date.now() + 100 });
+  // On a busy machine it may pass before the handler has begun.
+  for (let wait = 100, begun = {}; !begun.answer; wait *= 2) {
+    saw.late = await unary(orders, 'Hold', { sku: 'late' }, metadata(), { deadline: Date.now() + wait });
+    begun = await unary(orders, 'Hold', { sku: 'wait late started' }, metadata(), { deadline: Date.now() + 1000 });
+  }
   saw.lateSeen = await unary(orders, 'Hold', { sku: 'wait late cancelled' });
   saw.cancel = await new Promise((resolve) => {
     const call = orders.Hold({ sku: 'gone' }, metadata(), (error) => resolve({ code: error.code }));

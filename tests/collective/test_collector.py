@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,9 +20,11 @@ from dodici.collective import (
     Collector,
     DeadlineExceededError,
     Limits,
+    LocalRegistry,
+    OriginMethod,
     Retry,
 )
-from dodici.core.errors import InvalidArgumentError, SocketError
+from dodici.core.errors import InvalidArgumentError, MeshTimeoutError, SocketError
 from dodici.core.grpc_status import GrpcStatus
 
 # -- making one ----------------------------------------------------------------------------------------------
@@ -177,6 +180,36 @@ async def test_drain_waits_for_what_runs() -> None:
         gate.set()
         await draining
         assert running.done()
+        assert (await running).output == "served"
+
+
+async def test_drain_waits_for_what_runs_although_a_peer_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    collector, servicer = make()
+    gate = asyncio.Event()
+
+    @collector.method("plain", "Gate", "Wait")
+    async def wait(context: CallContext, given: Any) -> str:
+        servicer.note("in").set()
+        await gate.wait()
+        return "served"
+
+    async def silent(**_: Any) -> None:
+        servicer.note("told").set()
+        raise MeshTimeoutError("not acknowledged by b")
+
+    async with collector:
+        running = asyncio.create_task(collector.dispatch("plain", "Gate", "Wait"))
+        await servicer.note("in").wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(collector._announcer, "announce", silent)
+            draining = asyncio.create_task(collector.drain(grace=5.0))
+            await servicer.note("told").wait()
+            late = await collector.dispatch("plain", "Echo", "Say", "late")
+            assert late.output == "late"
+            assert not draining.done()
+            gate.set()
+            with pytest.raises(MeshTimeoutError, match="by b"):
+                await draining
         assert (await running).output == "served"
 
 
@@ -526,3 +559,62 @@ def test_kinds_are_texts() -> None:
         "stream_unary",
         "stream_stream",
     ]
+
+
+@pytest.mark.parametrize("grace", [None, -1, "1", True], ids=repr)
+async def test_a_grace_that_is_none_stops_nothing(grace: Any) -> None:
+    collector, _ = make()
+    async with collector:
+        for end in (collector.stop, collector.drain):
+            with pytest.raises(InvalidArgumentError, match="grace"):
+                await end(grace)
+        assert (await collector.dispatch("plain", "Echo", "Say", 1)).status == 200
+
+
+@pytest.mark.parametrize("name", [[], {}, None, 5, "", "a/b"], ids=repr)
+async def test_names_are_checked_wherever_they_are_given(name: Any) -> None:
+    collector, _ = make()
+    async with collector:
+        with pytest.raises(InvalidArgumentError, match="namespace"):
+            await collector.leave(name)
+        with pytest.raises(InvalidArgumentError, match="namespace"):
+            collector.unregister_service(name, "Echo")
+        with pytest.raises(InvalidArgumentError, match="service"):
+            collector.unregister_service("plain", name)
+        with pytest.raises(InvalidArgumentError, match="method"):
+            collector.register_origin("plain", "Origin", "http://origin.local", methods=[name])
+    with pytest.raises(InvalidArgumentError, match="kind"):
+        OriginMethod(kind=name)
+
+
+async def test_a_connection_is_not_waited_for_without_end() -> None:
+    collector, _ = make()
+    async with collector:
+        with pytest.raises(InvalidArgumentError, match="timeout"):
+            await collector.connect_to("127.0.0.1:1", timeout=None)  # type: ignore[arg-type]
+
+
+def test_a_registry_has_a_bound() -> None:
+    for bound in ("max_services", "max_file"):
+        for number in (None, "5", 0, 1.5, True):
+            with pytest.raises(InvalidArgumentError, match=bound):
+                LocalRegistry(**{bound: number})
+
+
+async def test_a_unix_socket_is_not_taken_from_whoever_listens(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'collector.sock'}"
+    first, _ = make(address=address)
+    for _ in range(2):  # and what is left of it keeps nobody from starting
+        async with first:
+            second = Collector("second", address)
+            with pytest.raises(SocketError, match="the address is in use"):
+                await second.start()
+            assert not second.started
+            async with Collector("near", "127.0.0.1:0", namespaces=["plain"]) as near:
+                await near.connect_to(address)
+                assert (await near.dispatch("plain", "Echo", "Say", 1)).status == 200
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "collector.sock"))
+    listener.close()
+    async with first:
+        assert first.started

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
+from grpc import aio
 from tests.collective.kit import NAMESPACE, SERVICE, make, order, order_class
 
 from dodici.collective import CallContext, CollectiveError, PeerUnavailableError
@@ -236,3 +238,49 @@ async def test_a_handshake_may_take_its_time() -> None:
             proxy.close()
             while handled:
                 await asyncio.wait(handled)
+
+
+class Failing:
+    """A call of grpc's that fails in the moment in which its task is cancelled: it tells of the failure alone."""
+
+    async def read(self) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            nothing = aio.Metadata()
+            raise aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "refused") from None
+        return b""
+
+    def __await__(self) -> Any:
+        return self.read().__await__()
+
+    def done(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", ["unary", "streams"])
+async def test_a_cancellation_counts_when_the_call_fails_with_it(kind: str) -> None:
+    channel = Channel("127.0.0.1:9")
+    getattr(channel._lines.current(), kind)["/S/M"] = lambda *_, **__: Failing()
+
+    async def call() -> None:
+        try:
+            if kind == "unary":
+                await channel.unary("/S/M", b"")
+            else:
+                async for _ in channel.stream("/S/M", payloads()):
+                    pass
+        except CollectiveError:
+            pytest.fail("it goes on")
+
+    try:
+        calling = asyncio.create_task(call())
+        await asyncio.sleep(0)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await call()
+    finally:
+        await channel.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,7 +20,8 @@ from dodici.core.grpc_status import GrpcStatus
 from dodici.core.spans import Span
 from dodici.core.trace import Trace, current, new_trace
 
-TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+# A process keeps its spans: those of other files shall not be among them.
+TRACE, SPAN = secrets.token_hex(16), "00f067aa0ba902b7"
 
 
 @asynccontextmanager

@@ -107,11 +107,10 @@ async def network(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
                 return super().dispatch(options.replace(origin=peer.origin), handler)
 
         monkeypatch.setattr(dodici, "Agent", LocalAgent)
-        before = dodici.get_global_dispatcher()
         async with LocalAgent() as agent:
             dodici.set_global_dispatcher(agent)
             yield
-            dodici.set_global_dispatcher(before)
+            dodici.set_global_dispatcher(None)
 
 
 @pytest.fixture

@@ -30,6 +30,18 @@ def checked_seconds(name: str, value: Any, *, zero: bool = False) -> float | Non
     return float(value)
 
 
+def needed_seconds(name: str, value: Any, *, zero: bool = False) -> float:
+    """As `checked_seconds`, where there have to be some.
+
+    Raises:
+        InvalidArgumentError: see there, or it is None.
+    """
+    seconds = checked_seconds(name, value, zero=zero)
+    if seconds is None:
+        raise InvalidArgumentError(f"{name} must be seconds, not None")
+    return seconds
+
+
 def checked_kind(kind: Any) -> CallKind:
     """The kind of that name.
 

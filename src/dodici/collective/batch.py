@@ -47,6 +47,10 @@ _TURNS: Final = 24
 """Turns of the loop for which a message on a stream of grpc's waits for company, at most: one for each call that is under way, and none for a
 lone one. Measured on a hop, 12 of them take a fifth off the CPU of both ends at 32 and 100 callers, 40 a quarter."""
 _OVERHEAD: Final = 64 * 1024
+_METADATA: Final = 256 * 1024
+"""Bytes that an answer may have beside its payload; a frame has room for some of this size."""
+_ENTRY: Final = 128
+"""Bytes that an answer counts for beyond its own."""
 
 
 class Outbox:
@@ -61,10 +65,11 @@ class Outbox:
 
     def __init__(self) -> None:
         self.calls: dict[int, pb.LinkCall] = {}
-        self.answers: deque[pb.LinkAnswer] = deque()
+        self.answers: deque[tuple[int, pb.LinkAnswer]] = deque()
+        """With the bytes that each counts for."""
         self.cancelled: list[int] = []
         self.waiting = 0
-        """Bytes of the answers' payloads."""
+        """Bytes of the answers."""
         self.closed = False
         """Nothing more comes than what waits."""
         self.on_news: Callable[[], None] | None = None
@@ -89,8 +94,9 @@ class Outbox:
 
     def answer(self, answer: pb.LinkAnswer) -> None:
         """Send an answer."""
-        self.waiting += len(answer.payload)
-        self.answers.append(answer)
+        size = answer.ByteSize() + _ENTRY
+        self.waiting += size
+        self.answers.append((size, answer))
         self.wake()
 
     def wake(self) -> None:
@@ -140,7 +146,7 @@ class Outbox:
         calls: list[pb.LinkCall] = []
         while self.calls and size < _FRAME:
             call = self.calls.pop(next(iter(self.calls)))
-            size += len(call.payload)
+            size += call.ByteSize()
             calls.append(call)
         frame = None if self.calls else self._next_control()
         if frame is None:
@@ -153,11 +159,10 @@ class Outbox:
             frame.cancelled.extend(self.cancelled)
             self.cancelled.clear()
         full = self.full
-        while self.answers and (not size or size + len(self.answers[0].payload) < _FRAME):
-            answer = self.answers.popleft()
-            # Counted at least once, so that a row of empty answers ends, too.
-            size += len(answer.payload) + 1
-            self.waiting -= len(answer.payload)
+        while self.answers and (not size or size + self.answers[0][0] < _FRAME):
+            weight, answer = self.answers.popleft()
+            size += weight
+            self.waiting -= weight
             frame.answers.append(answer)
         if full and not self.full:
             if self._room is not None and not self._room.done():
@@ -375,6 +380,14 @@ class BatchRunner:
             log.exception("a call on a link failed")
             answer.code = int(GrpcStatus.INTERNAL)
             answer.message = "the call failed"
+        beside = answer.ByteSize() - len(answer.payload)
+        if beside > _METADATA:
+            # grpc would refuse it as well. Here it would end the link, with all the calls on it.
+            answer = pb.LinkAnswer(
+                id=call.id,
+                code=int(GrpcStatus.RESOURCE_EXHAUSTED),
+                message=f"the answer has {beside} bytes of metadata, and {_METADATA} are allowed",
+            )
         self._outbox.answer(answer)
 
     def _ended(self, number: int, _: asyncio.Task[None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -16,7 +16,7 @@ from . import metadata as _metadata
 from .arguments import checked_kind, checked_seconds
 from .context import CallContext, current
 from .contracts import Call, Executor, Pairs, Router
-from .errors import CollectiveError, call_error
+from .errors import CallAbortedError, CollectiveError, call_error
 from .local import LocalExecutor
 from .names import ANY, CallKind, LocalServices, RouteKey
 from .results import OK, DispatchResult, DispatchStream, Status
@@ -219,7 +219,13 @@ class Calling:
         return to_any(value) if self._registry is None else await self._registry.pack(call.key, value)
 
     async def _output(self, call: Call, answer: bytes) -> Any:
-        output = from_any(parse_any(answer, GrpcStatus.INTERNAL))
+        try:
+            output = from_any(parse_any(answer, GrpcStatus.INTERNAL))
+        except CollectiveError as error:
+            # Whoever has answered is wrong, and not the caller.
+            raise call_error(
+                GrpcStatus.INTERNAL, f"{call.key} answered with what cannot be read: {error.message}"
+            ) from error
         if self._registry is not None and isinstance(output, AnyMessage):
             return await self._registry.unpack(call.key, output)
         return output
@@ -234,16 +240,20 @@ class Calling:
                 raise InvalidArgumentError(
                     f"the input of {call.key} is a stream: give an iterable of values, not {type(given).__name__}"
                 )
-            payloads = self._payloads(call, given)
+            values = given
         else:
-            payloads = self._payloads(call, [given if self._packs(call) else to_any(given)])
+            values = [given if self._packs(call) else to_any(given)]
 
         def finish(error: CollectiveError | None, last: Any) -> DispatchResult:
             return _result(call, error, last)
 
-        return DispatchStream(self._outputs(call, payloads), finish)
+        failed: list[Exception] = []
+        return DispatchStream(self._outputs(call, self._payloads(call, values, failed), failed), finish)
 
-    async def _payloads(self, call: Call, values: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[bytes]:
+    async def _payloads(
+        self, call: Call, values: AsyncIterable[Any] | Iterable[Any], failed: list[Exception]
+    ) -> AsyncGenerator[bytes, None]:
+        """The input's payloads. What it raises is left in `failed`: it is the caller's own, and no handler's."""
         packs = self._packs(call)
         try:
             if isinstance(values, AsyncIterable):
@@ -252,12 +262,19 @@ class Calling:
             else:
                 for value in values:
                     yield (await self._pack(call, value) if packs else to_any(value)).SerializeToString()
+        except Exception as error:
+            failed.append(error)
+            raise CallAbortedError(
+                f"the input of {call.key} failed", grpc_status=GrpcStatus.CANCELLED
+            ) from error
         finally:
             close = getattr(values, "aclose", None)
             if close is not None:
                 await close()
 
-    async def _outputs(self, call: Call, payloads: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async def _outputs(
+        self, call: Call, payloads: AsyncGenerator[bytes, None], failed: list[Exception]
+    ) -> AsyncIterator[Any]:
         answers: Any = None
         try:
             with Passing(self._figures, call):
@@ -265,11 +282,17 @@ class Calling:
                 answers = executor.stream(call, payloads)
                 async for answer in answers:
                     yield await self._output(call, answer)
+        except CollectiveError:
+            if failed:
+                raise failed[0] from None
+            raise
         finally:
-            for stream in (answers, payloads):
-                close = getattr(stream, "aclose", None)
+            try:
+                close = getattr(answers, "aclose", None)
                 if close is not None:
                     await close()
+            finally:
+                await payloads.aclose()
 
 
 def _is_of(place: Trace, pairs: Pairs) -> bool:

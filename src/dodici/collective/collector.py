@@ -17,11 +17,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from ..core.errors import InvalidArgumentError
+from ..core.errors import InvalidArgumentError, MeshTimeoutError
 from ..core.grpc_status import GrpcStatus
 from .addresses import advertised, is_any, split_address
 from .admission import Admission
-from .arguments import check_collector, checked_seconds
+from .arguments import check_collector, checked_seconds, needed_seconds
 from .calling import Calling
 from .contracts import (
     Announcer,
@@ -99,8 +99,8 @@ class Collector(Offering, Calling, Joining):
         self,
         id: str,  # noqa: A002
         address: str,
-        *,
         namespaces: Iterable[str] = (),
+        *,
         validator: Any = None,
         registry: Any = None,
         discovery: Any = None,
@@ -308,7 +308,7 @@ class Collector(Offering, Calling, Joining):
 
     async def stop(self, grace: float = 5.0) -> None:
         """Refuse new calls, wait up to `grace` seconds for those that run, and end. Harmless when it is not started."""
-        checked_seconds("grace", grace, zero=True)
+        needed_seconds("grace", grace, zero=True)
         async with self._changing:
             await self._end(grace)
 
@@ -344,9 +344,9 @@ class Collector(Offering, Calling, Joining):
 
         Raises:
             CollectiveError: it is not started.
-            MeshTimeoutError: some peers have not answered within 5 s; it names them.
+            MeshTimeoutError: some peers have not answered within 5 s; it names them. What runs has ended all the same.
         """
-        checked_seconds("grace", grace, zero=True)
+        needed_seconds("grace", grace, zero=True)
         self._check_started()
         deadline = time.monotonic() + grace
         self._health.set_serving(False)
@@ -355,8 +355,11 @@ class Collector(Offering, Calling, Joining):
             self._members.changed()
         # An etcd that does not answer keeps nobody from being told.
         withdrawing = None if self._neighbours is None else asyncio.create_task(self._neighbours.withdraw())
+        silence: MeshTimeoutError | None = None
         try:
             await self._announcer.announce(draining=True)
+        except MeshTimeoutError as error:
+            silence = error  # the calls of the others have to end
         finally:
             if withdrawing is not None:
                 await withdrawing
@@ -369,6 +372,8 @@ class Collector(Offering, Calling, Joining):
                 log.warning(
                     "%s: %d calls still run after a grace of %g s", self._id, self._local.in_flight, grace
                 )
+        if silence is not None:
+            raise silence
 
     async def __aenter__(self) -> Self:
         await self.start()

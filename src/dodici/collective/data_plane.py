@@ -57,6 +57,19 @@ def keepalive_options(interval: float = 1.0, timeout: float = 0.5) -> list[tuple
 # -- the server's side -----------------------------------------------------------------------------------
 
 
+def _is_taken(path: str) -> bool:
+    """Whether somebody takes connections at a unix socket. grpc would remove it, and listen in his place."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True  # and has no time
+        except (OSError, ValueError):
+            return False
+    return True
+
+
 def _why_not(address: str, host: str | None, error: RuntimeError) -> str:
     """What the system has against listening at an address, which grpcio does not say."""
     if host is not None:
@@ -180,6 +193,15 @@ def stream_stream(
     return _Handler(read, write, stream_stream=handle)
 
 
+def _cancels() -> int:
+    """How often the current task was cancelled.
+
+    A task that is cancelled in the moment in which its call fails is told of the failure alone by grpc, and would go on.
+    """
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
 def whole(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """What a client sends, for a call of the current task; it ends when the client has said that this was all.
 
@@ -232,6 +254,8 @@ class Server:
         interceptors: Sequence[Any] = (),
     ) -> None:
         host, _ = split_address(address)
+        if host is None and _is_taken(address.removeprefix("unix:").removeprefix("//")):
+            raise SocketError(f"cannot listen on {address}: the address is in use")
         options = [
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", message),
@@ -328,9 +352,12 @@ class Channel:
         call = method(payload, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
         line.calls += 1
         self._began = time.monotonic()
+        cancels = _cancels()
         try:
             answer: bytes = await call
         except aio.AioRpcError as error:
+            if _cancels() > cancels:
+                raise asyncio.CancelledError from error
             raise self._failure(error, on_metadata) from error
         except asyncio.CancelledError:
             self._check_closed()
@@ -364,14 +391,18 @@ class Channel:
         call = method(payloads, timeout=timeout, metadata=metadata, wait_for_ready=wait_for_ready)
         line.calls += 1
         self._began = time.monotonic()
+        cancels = _cancels()
         try:
             if on_metadata is not None:
                 on_metadata("initial", without_own(await call.initial_metadata()))
             while (answer := await call.read()) is not aio.EOF:
                 yield answer
+                cancels = _cancels()
             if on_metadata is not None:
                 on_metadata("trailing", without_own(await call.trailing_metadata()))
         except aio.AioRpcError as error:
+            if _cancels() > cancels:
+                raise asyncio.CancelledError from error
             raise self._failure(error, on_metadata) from error
         except asyncio.CancelledError:
             self._check_closed()

@@ -34,6 +34,7 @@ class CollectiveError(DodiciError):
         path: ids of the collectors that the call had passed.
         peer: id or address of the collector that failed, where it was another.
         refused: another collector has answered that it has not begun the call.
+        behind: what failed is an origin behind a collector (a worker that was killed, say), and not the collector.
     """
 
     code = "DODICI_ERR_COLLECTIVE"
@@ -43,6 +44,7 @@ class CollectiveError(DodiciError):
     metadata: GrpcMetadata | None = None
     path: tuple[str, ...] = ()
     refused: bool = False
+    behind: bool = False
 
     def __init__(self, message: str = "", *, grpc_status: GrpcStatus | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
@@ -79,4 +81,7 @@ _KINDS: dict[GrpcStatus, type[CollectiveError]] = {
 
 def call_error(grpc_status: GrpcStatus, message: str, **facts: Any) -> CollectiveError:
     """The error of that status: `DeadlineExceededError` and `PeerUnavailableError` for theirs."""
-    return _KINDS.get(grpc_status, CollectiveError)(message, grpc_status=grpc_status, **facts)
+    error = _KINDS.get(grpc_status, CollectiveError)(message, grpc_status=grpc_status, **facts)
+    if not message:
+        error.args = ("",)  # who failed without a word is not given any on the way
+    return error

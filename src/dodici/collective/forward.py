@@ -144,10 +144,13 @@ class Forward:
                     failure = _per_try(error, call, chosen.peer, per_try)
                     attempt.outcome = self._outcome(call, chosen, failure)
                 finally:
-                    if answers is not None:
-                        await answers.aclose()
-                    if ticket is not None:
-                        router.picker.finished(ticket, attempt.outcome, time.monotonic() - attempt.started)
+                    try:
+                        if answers is not None:
+                            await answers.aclose()
+                    finally:  # whoever is cancelled while it ends has been counted, too
+                        if ticket is not None:
+                            took = time.monotonic() - attempt.started
+                            router.picker.finished(ticket, attempt.outcome, took)
                 if attempt.answered or not given.whole:
                     raise failure
                 late = attempt.outcome is Outcome.CANCELLED
@@ -157,8 +160,10 @@ class Forward:
                 await given.drain()
             raise
         finally:
-            await given.close()
-            self._leave(call)
+            try:
+                await given.close()
+            finally:
+                self._leave(call)
 
     def _enter(self, call: Call) -> None:
         """It is on its way to another collector."""
@@ -181,6 +186,8 @@ class Forward:
         ):
             # It has answered. If it has said meanwhile that it takes none, the call only came late.
             return Outcome.REJECTED if self._router.offered(call, chosen) else Outcome.CANCELLED
+        if failure.behind:
+            return Outcome.FAILURE  # the collector has answered
         return outcome_of(failure.grpc_status)
 
     def _choose(self, call: Call) -> Chosen:
@@ -398,6 +405,11 @@ class Input:
                 while self._taken - self._dropped < len(self._kept) and not self._draining:
                     self._wanted.clear()
                     await self._wanted.wait()
+        except asyncio.CancelledError:
+            if self._ended:
+                raise
+            # By itself, not by `close()`: an input that was given up in the middle is not at its end.
+            self.error = call_error(GrpcStatus.CANCELLED, "the input was cancelled")
         except Exception as error:
             self.error = error
         finally:

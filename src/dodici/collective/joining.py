@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .arguments import checked_seconds
+from .arguments import needed_seconds
 from .contracts import Announcer, MemberRecord
-from .names import LocalServices
+from .names import LocalServices, checked_name
 from .peer import Connection, ConnectResult
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ class Joining:
         """Leave a namespace: its methods are not found any more, until it is joined again. Calls that run go on.
 
         Raises:
+            InvalidArgumentError: it is no name.
             MeshTimeoutError: see `join`.
         """
+        checked_name("namespace", namespace)
         if self._services.leave(namespace):
             await self._announcer.announce()
 
@@ -75,8 +77,7 @@ class Joining:
             CollectiveError: UNAVAILABLE: nobody has answered in time. What the other end says, if it refuses. In either case
                 there is no connection.
         """
-        seconds = checked_seconds("timeout", timeout)
-        assert seconds is not None
+        seconds = needed_seconds("timeout", timeout)
         self._check_started()
         return await self._peers.connect_to(address, namespaces, seconds)
 

@@ -79,6 +79,8 @@ class Keeper:
             try:
                 if answer is None:
                     answer = await self._peers.greet(peer.channel, peer.source.offer, _GREETING)
+                if peer.closed:
+                    return
                 if answer.target_collector_id != peer.id:
                     self._replace(peer, answer)
                     return

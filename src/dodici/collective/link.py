@@ -289,11 +289,11 @@ class Session:
         self._outbox.latest(self._announcement)
 
     def knows(self, version: int) -> bool:
-        """Whether the peer has acknowledged that version or a later one, or is gone."""
-        return self._acknowledged >= version or self._done
+        """Whether the peer has acknowledged that version or a later one, is gone, or is told on another stream now."""
+        return self._acknowledged >= version or self._done or self._superseded is not None
 
     async def told(self, version: int) -> None:
-        """Return when the peer has acknowledged that version or a later one, or is gone."""
+        """Return when the peer `knows` that version."""
         if self.knows(version):
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -360,6 +360,7 @@ class Session:
 
         if self._superseded is None:
             self._superseded = asyncio.create_task(end())
+            self._release()
 
     async def _close(self) -> None:
         self._done = True

@@ -131,8 +131,10 @@ class LocalExecutor:
             await _cancel_at_yield(answers)
             raise
         finally:
-            await _close(answers)
-            self._end(permit, context, status, started)
+            try:
+                await _close(answers)
+            finally:
+                self._end(permit, context, status, started)
 
     # -- the Executor of routers ---------------------------------------------------------------------------
 
@@ -167,10 +169,12 @@ class LocalExecutor:
             async for answer in answers:
                 yield encode(answer, call, spec)
         finally:
-            await _close(answers)
-            if kind.streams_in:
-                await _close(given)
-            await _close(told)
+            try:
+                await _close(answers)
+            finally:
+                if kind.streams_in:
+                    await _close(given)
+                await _close(told)
 
     def _spec(self, call: Call) -> MethodSpec:
         spec = self._services.find(*call.key)

@@ -47,6 +47,7 @@ CALLER = "x-dodici-caller"
 SPAN = "x-dodici-span"
 HANDLED_BY = "x-dodici-handled-by"
 UNSENT = "x-dodici-unsent"
+BEHIND = "x-dodici-behind"
 
 HOP_BY_HOP = frozenset(
     {
@@ -175,8 +176,11 @@ def of_answer(call: Call) -> Pairs:
 def of_failure(call: Call, error: CollectiveError) -> Pairs:
     """The trailing metadata of a failure."""
     trailing = of_answer(call)
-    if error.request_not_processed and call.from_collector is not None:
-        return (*trailing, (UNSENT, "1"))
+    if call.from_collector is not None:
+        if error.request_not_processed:
+            return (*trailing, (UNSENT, "1"))
+        if error.behind:
+            return (*trailing, (BEHIND, "1"))
     return trailing
 
 

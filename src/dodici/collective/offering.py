@@ -154,6 +154,10 @@ class Offering:
         Raises:
             InvalidArgumentError: nothing of that name is registered here.
         """
+        checked_name("namespace", namespace)
+        checked_name("service", service)
+        if method is not None:
+            checked_name("method", method)
         gone = self._services.remove(namespace, service, method)
         if not gone:
             what = service if method is None else f"{service}.{method}"

@@ -142,7 +142,10 @@ class Peer:
         if self.source.open and call.encoding == "any":
             return await self._serve(call, payload, timeout)
         batch = self.batch
-        linked = batch is not None and batch.takes(len(payload))
+        size = len(payload)
+        for name, value in call.metadata:
+            size += len(name) + len(value)
+        linked = batch is not None and batch.takes(size)
         carrier: Any = batch if linked else self.channel
         # On a link it is known whose the calls are.
         metadata = _metadata.outgoing(call, self.own_id, None if linked else self.connection)
@@ -211,6 +214,7 @@ class Peer:
     def _mark(self, error: CollectiveError, hop: dict[str, str]) -> None:
         if _metadata.UNSENT in hop:
             error.request_not_processed = error.refused = True
+        error.behind = _metadata.BEHIND in hop
 
 
 def _take(call: Call, hop: dict[str, str], when: Literal["initial", "trailing"], pairs: Pairs) -> None:

@@ -226,8 +226,11 @@ class Peers:
         """Call Connect, and make a peer of whoever answers. A channel that nobody then needs is closed."""
         peer: Peer | None = None
         patience = max(0.0, deadline - time.monotonic())
+        epoch = self._epoch
         try:
             answer = await self.greet(channel, offer, patience)
+            if not self.running or self._epoch != epoch:
+                raise call_error(GrpcStatus.UNAVAILABLE, f"{self._own_id} was stopped meanwhile")
             channel.check()
             peer = self.adopt(answer, channel, offer, wanted=wanted)
         except CollectiveError as error:
@@ -358,6 +361,8 @@ class Peers:
         raise call_error(GrpcStatus.NOT_FOUND, f"no connection to {name!r}, and none of that id")
 
     def forget(self, peer: Peer) -> None:
+        if peer.closed:
+            return
         del self._peers[peer.id]
         self._tokens.pop(peer.token, None)
         peer.closed = True
@@ -409,17 +414,23 @@ class Peers:
         Raises:
             MeshTimeoutError: some have not within `timeout` seconds; it names them, and where they are.
         """
-        sessions = [peer.session for peer in self._peers.values() if peer.session is not None]
-        waits = [asyncio.create_task(each.told(version)) for each in sessions if not each.knows(version)]
-        if not waits:
-            return
-        try:
-            _, late = await asyncio.wait(waits, timeout=timeout)
-        finally:
-            for task in waits:
-                task.cancel()
-        if late:
-            raise silence(self.silent(version), f" within {timeout:g} s")
+        deadline = time.monotonic() + timeout
+        # Again where a session has a successor meanwhile, which is told the same.
+        while waits := [
+            asyncio.create_task(peer.session.told(version))
+            for peer in self._peers.values()
+            if peer.session is not None and not peer.session.knows(version)
+        ]:
+            try:
+                _, late = await asyncio.wait(waits, timeout=max(0.0, deadline - time.monotonic()))
+            finally:
+                for task in waits:
+                    task.cancel()
+            if late:
+                silent = self.silent(version)
+                if silent:
+                    raise silence(silent, f" within {timeout:g} s")
+                return
 
     def silent(self, version: int) -> tuple[tuple[str, str, int], ...]:
         """The connected peers that have not applied that version: id, address and 0, as `MeshTimeoutError.members`."""

@@ -24,7 +24,9 @@ _LOOK: Final = 1.0
 _PATIENCE: Final = 10.0
 """Seconds for a new link to stand."""
 _AGAIN: Final = 10.0
-"""Seconds until another try."""
+"""Seconds until another try; twice as many after each that fails."""
+_RARELY: Final = 600.0
+"""Seconds between two tries, at most: where the port cannot be reached, no link is renewed."""
 
 
 async def renewed(
@@ -43,21 +45,26 @@ async def renewed(
         CollectiveError: what the last of them has ended with.
     """
     old: set[asyncio.Task[None]] = set()
+    # What changes while a link is opened with it counts as a change: it may be half of one that was read.
+    generation = age[0]() if age is not None else 0
     current = asyncio.create_task(link(_nothing, False))
+    again = _AGAIN
+    lasts = _drawn(age[1]) if age is not None else 0.0
     try:
         while age is not None:
-            generation, lasts = age[0](), _drawn(age[1])
             begun = time.monotonic()
             while age[0]() == generation and time.monotonic() - begun < lasts:
                 await asyncio.wait([current], timeout=min(_LOOK, lasts))
                 if current.done():
                     return current.result()
+            generation = age[0]()
             fresh = await _succeeded(link, current)
             if fresh is None:
                 if current.done():
                     return current.result()
-                await asyncio.wait([current], timeout=_AGAIN)
+                lasts, again = again, min(again * 2, _RARELY)
                 continue
+            lasts, again = _drawn(age[1]), _AGAIN
             old.add(current)
             current.add_done_callback(old.discard)
             current.add_done_callback(_told)

@@ -124,6 +124,12 @@ class DispatchStream:
         except CollectiveError as error:
             self._result = self._finish(error, None)
             raise
+        except BaseException as error:
+            # The caller's own: an input that fails, a task that is cancelled. The call has ended by it.
+            if not getattr(self._outputs, "ag_running", False):
+                text = f"the call was given up: {type(error).__name__}"
+                self._result = self._finish(call_error(GrpcStatus.CANCELLED, text), None)
+            raise
         return self._last
 
     async def result(self) -> DispatchResult:

@@ -8,7 +8,7 @@ the rest.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, NoReturn
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -18,13 +18,20 @@ from google.protobuf.message_factory import GetMessageClass
 from ..core.errors import InvalidArgumentError
 from ..core.grpc_status import GrpcStatus
 from ..wire.grpc.metadata import MetadataInput
-from . import details as _details
+from . import details as _details, metadata as _metadata
 from .codes import chosen
 from .context import CallContext
 from .errors import CallAbortedError
 from .names import CallKind, MethodSpec
 
 _SAFE = {MethodOptions.IDEMPOTENT, MethodOptions.NO_SIDE_EFFECTS}
+
+
+class _Done:
+    """What may be awaited, and is done."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from ()
 
 
 class ServicerContext:
@@ -52,6 +59,15 @@ class ServicerContext:
     def time_remaining(self) -> float | None:
         """Seconds until the deadline; None without one."""
         return self.call.time_remaining()
+
+    def send_initial_metadata(self, initial_metadata: MetadataInput) -> Awaitable[None]:
+        """Set what comes before the answer, and goes out with the first message of it. May be awaited or not.
+
+        Raises:
+            InvalidArgumentError: a name or value that cannot be sent.
+        """
+        self.call._call.initial = _metadata.given(initial_metadata)
+        return _Done()
 
     def set_trailing_metadata(self, trailing_metadata: MetadataInput) -> None:
         """See `CallContext.set_trailing_metadata`."""

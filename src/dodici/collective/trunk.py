@@ -85,6 +85,7 @@ class Trunk(asyncio.Protocol):
         self._farewell: Callable[[], pb.Goodbye] = pb.Goodbye
         self._timer: asyncio.TimerHandle | None = None
         self._heard = self._due = self._asked = 0.0
+        self._waits = 0
         self._error: CollectiveError | None = None
         self._first: asyncio.Future[pb.LinkFrame] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -332,8 +333,12 @@ class Trunk(asyncio.Protocol):
 
     def _look(self) -> None:
         now = self._loop.time()
-        if not self._reading:
-            self._heard = now
+        if not self._reading and self._transport is not None:
+            # Nothing is heard then. Who takes what is sent lives.
+            waits = self._transport.get_write_buffer_size()
+            if not self._full or waits < self._waits:
+                self._heard = now
+            self._waits = waits
         silent = now - self._heard
         asked = self._asked > self._heard
         if silent < _QUIET:

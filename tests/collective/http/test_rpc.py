@@ -14,7 +14,7 @@ from tests.collective.http.http_kit import NAMESPACE, entrance
 from tests.collective.kit import OrderServicer, descriptor, echo, order_class
 
 from dodici import Agent
-from dodici.collective import Collector
+from dodici.collective import CollectiveInterceptor, Collector
 from dodici.core.errors import BodyAbortedError, RequestTimeoutError
 from dodici.mesh import Worker, WorkerInterceptor
 
@@ -229,3 +229,33 @@ async def test_an_origin_without_whole_exchanges_is_called(hop: Hop) -> None:
     assert (status, body["detail"], body["grpc-status"]) == (409, "is taken", "ALREADY_EXISTS")
     await agent.destroy()
     await mesh.close(drain_timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"content-encoding": "gzip"}, {"content-type": "text/event-stream"}, {"content-type": "text/plain"}],
+    ids=str,
+)
+async def test_a_body_that_cannot_be_read_is_the_callers_mistake(hop: Hop, fields: dict[str, str]) -> None:
+    status, problem, _ = await call(hop, ECHO, body=b"x", headers=fields)
+    assert status == 415
+    assert problem["detail"].startswith("cannot read a body")
+
+
+async def test_content_types_have_no_case(hop: Hop) -> None:
+    fields = {"content-type": "Application/Octet-Stream"}
+    assert (await call(hop, ECHO, body=b"\x00", headers=fields))[:2] == (200, b"\x00")
+
+
+async def test_a_line_that_is_no_json_is_the_callers_mistake_where_the_method_is_here(hop: Hop) -> None:
+    agent = Agent().compose(CollectiveInterceptor(hop.far))
+    try:
+        for fields, body in (
+            ({"content-type": "application/x-ndjson"}, b"1\n{\n"),
+            ({"content-type": "application/json"}, b"[1]"),
+        ):
+            response = await agent.request(f"{ORDERS}/Sum", method="POST", body=body, headers=fields)
+            assert response.status_code == 400, await response.text()
+            await response.dump()
+    finally:
+        await agent.close()

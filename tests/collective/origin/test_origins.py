@@ -15,7 +15,7 @@ from tests.collective.origin.origin_app import Shop
 from tests.collective.origin.origin_kit import NS, ORIGIN, SERVICE, origin, reached
 
 import dodici
-from dodici.collective import Collector, OriginMethod
+from dodici.collective import CollectiveInterceptor, Collector, OriginMethod
 from dodici.collective.values import to_any
 from dodici.core.errors import InvalidArgumentError
 from dodici.core.grpc_status import GrpcStatus
@@ -403,3 +403,29 @@ async def test_a_thousand_calls_at_once() -> None:
             *(made.far.dispatch(NS, SERVICE, "Echo", number) for number in range(1000))
         )
         assert [result.output for result in results] == list(range(1000))
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_a_broken_message_of_the_origin_is_no_mistake_of_the_callers(where: str) -> None:
+    told = {"kind": 'application/x-protobuf; messageType="google.protobuf.StringValue"', "body": "\xff"}
+    async with origin() as made:
+        result = await made.by(where).dispatch(NS, SERVICE, "Answer", told)
+        assert result.status.grpc_status is GrpcStatus.INTERNAL
+        assert "cannot be read: not a google.protobuf.StringValue" in result.status.message
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_the_pushback_of_an_origin_is_told_once(where: str) -> None:
+    async with origin() as made:
+        agent = dodici.Agent().compose(CollectiveInterceptor(made.by(where)))
+        try:
+            response = await agent.request(
+                f"http://{SERVICE}.{NS}.collective/Answer",
+                method="POST",
+                json={"status": 429, "headers": {"retry-after": "7"}},
+            )
+            assert response.status_code == 429
+            assert response.headers.get_list("retry-after") == ["7"]
+            await response.dump()
+        finally:
+            await agent.close()

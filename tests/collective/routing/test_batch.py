@@ -222,7 +222,7 @@ async def test_a_task_that_is_cancelled_before_its_first_step_is_forgotten() -> 
 async def test_reading_stops_while_too_many_bytes_of_answers_wait() -> None:
     outbox = Outbox()
     for number in range(5):
-        outbox.answer(pb.LinkAnswer(id=number, payload=bytes(1 << 20)))
+        outbox.answer(pb.LinkAnswer(id=number, payload=bytes(1_000_000)))
     room = asyncio.ensure_future(outbox.room())
     await asyncio.sleep(0)
     assert not room.done()

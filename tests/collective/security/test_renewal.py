@@ -11,7 +11,8 @@ import pytest
 from tests.collective.security.certs import Authority, spiffe
 from tests.collective.security.secure_kit import ORDERS, ask, channel, collector
 
-from dodici.collective import TLS
+from dodici.collective import TLS, renewal
+from dodici.collective.errors import call_error
 from dodici.core.errors import InvalidArgumentError
 from dodici.core.grpc_status import GrpcStatus
 
@@ -79,6 +80,65 @@ async def test_an_expired_certificate_is_refused_soon(authority: Authority) -> N
         ending.reload()
         while not isinstance(await ask(client), str):
             await asyncio.sleep(0.02)
+
+
+class Links:
+    """Links that are opened, with the number that the certificate has at their beginning and at their end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(renewal, "_LOOK", 0.01)
+        monkeypatch.setattr(renewal, "_AGAIN", 0.02)
+        self.certificate = 0
+        self.opened: list[int] = []
+        self.enough = asyncio.Event()
+
+    async def link(self, ready: Any, successor: bool) -> None:
+        self.opened.append(self.certificate)
+        await self.handshake(successor)
+        ready()
+        if not successor:
+            self.certificate = 1
+        elif len(self.opened) == 3:
+            self.enough.set()
+        await asyncio.Event().wait()
+
+    async def handshake(self, successor: bool) -> None:
+        """May fail, or take its time."""
+
+    async def keep(self) -> None:
+        keeping = asyncio.create_task(renewal.renewed(self.link, (lambda: self.certificate, None)))
+        try:
+            async with asyncio.timeout(5):
+                await self.enough.wait()
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_a_link_that_could_not_be_made_anew_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = Links(monkeypatch)
+
+    async def handshake(successor: bool) -> None:
+        if len(links.opened) == 2:
+            raise call_error(GrpcStatus.UNAVAILABLE, "a certificate without its key")
+
+    monkeypatch.setattr(links, "handshake", handshake)
+    await links.keep()
+    assert links.opened == [0, 1, 1]
+
+
+async def test_a_certificate_that_changes_in_the_handshake_is_a_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    links = Links(monkeypatch)
+
+    async def handshake(successor: bool) -> None:
+        if len(links.opened) == 2:
+            links.certificate = 2
+
+    monkeypatch.setattr(links, "handshake", handshake)
+    await links.keep()
+    assert links.opened == [0, 1, 2]
 
 
 def test_ages(authority: Authority) -> None:

@@ -13,8 +13,9 @@ from tests.collective.fleet import collector, fleet, routed, until
 from tests.collective.signal.kit import NAMESPACE, SERVICE, ask, asked
 
 from dodici import Agent, MeshTimeoutError, interceptors, set_global_dispatcher
-from dodici.collective import Collector
-from dodici.collective.names import RouteKey
+from dodici.collective import Breaker, Collector
+from dodici.collective.names import LocalServices, RouteKey
+from dodici.collective.origin.capacity import OriginCapacity
 from dodici.mesh import Worker, WorkerInterceptor, current
 
 ORIGIN = "http://orders.local"
@@ -216,6 +217,23 @@ async def test_a_worker_that_closes_while_it_serves_a_call_of_the_collective() -
         assert (result.status, result.error.request_not_processed) == (503, True)  # type: ignore[union-attr]
 
 
+async def test_what_a_killed_worker_fails_is_not_held_against_its_collector() -> None:
+    """Its other worker goes on: neither breaker nor ejection may close the way to it."""
+    async with meshes("b") as mesh, fleet(a={"breaker": Breaker(failures=2)}, b={}) as (a, b):
+        await mesh.start(2)
+        mesh.offer(b)
+        await a.connect_to(b.address)
+        waiting = [asyncio.create_task(a.dispatch(NAMESPACE, SERVICE, "Wait")) for _ in range(20)]
+        await until(lambda: mesh.served == 20)
+        mesh.workers[0].kill()
+        await until(lambda: sum(each.done() for each in waiting) == 10)
+        assert {each.result().status.code for each in waiting if each.done()} == {503}
+        assert await asked(a, 5) == {"b": 5}
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
 async def test_a_drain_while_calls_run() -> None:
     """What runs is waited for, and what comes meanwhile goes elsewhere."""
     async with meshes("a", "b") as (mine, other), fleet(a={}, b={}) as (a, b):
@@ -289,3 +307,24 @@ async def test_pausing_back_and_forth_under_calls_from_everywhere() -> None:
         over = True
         await asyncio.gather(*calls)
         assert list(statuses) == ["200 "]
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_peers_that_were_told_of_the_drain_are_not_waited_for(draining: bool) -> None:
+    class Silent:
+        def publish(self) -> int:
+            return 1
+
+        def silent(self, version: int) -> tuple[tuple[str, str, int], ...]:
+            return (("b", "127.0.0.1:1", 0),)
+
+        async def acknowledged(self, version: int) -> None:
+            raise AssertionError("not awaited")
+
+    peers: Any = Silent()
+    peers.draining = draining
+    capacity = OriginCapacity(LocalServices(), peers, ORIGIN)
+    waited = capacity._changed(0.0)
+    assert (waited is None) is draining
+    if waited is not None:
+        waited.close()

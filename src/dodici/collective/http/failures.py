@@ -56,12 +56,14 @@ def told(error: BaseException, origin: str) -> CollectiveError:
     details = {**failure.details, CODE: error.code}
     if error.phase is not None:
         details[PHASE] = error.phase
-    return CallAbortedError(
+    found = CallAbortedError(
         failure.message,
         grpc_status=failure.grpc_status,
         details=details,
         request_not_processed=error.request_not_processed,
     )
+    found.behind = failure.behind
+    return found
 
 
 def heard(error: CollectiveError, *, begun: bool) -> DodiciError:

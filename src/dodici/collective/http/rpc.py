@@ -34,7 +34,17 @@ from ...core.options import NO_BODY
 from ..codes import http_status
 from ..errors import CollectiveError, call_error
 from ..names import CallKind, RouteKey, checked_name
-from ..origin.bodies import DELIMITED, JSON, NDJSON, Form, Items, body_type, encode_item, encode_one
+from ..origin.bodies import (
+    DELIMITED,
+    JSON,
+    NDJSON,
+    BodyType,
+    Form,
+    Items,
+    body_type,
+    encode_item,
+    encode_one,
+)
 from ..origin.failures import PUSHBACK
 from ..origin.fields import metadata_of
 from ..values import PREFIX
@@ -80,7 +90,7 @@ class MethodCall(Passage):
         try:
             method = _method(self.options)
             key = RouteKey(self._place.namespace, self._place.service, method)
-            stated = body_type(_stated(self.options), streams=False, where=_WHERE)
+            stated = _body_type(self.options)
             kind = self._collector._router.kind_of(key) or _asked_kind(self.options, stated.form)
             given: Any = self._values(stated) if kind.streams_in else await self._value(stated)
             timeout, metadata = self.options.timeout or None, _metadata(self.options)
@@ -128,17 +138,9 @@ class MethodCall(Passage):
             return AnyMessage(type_url=PREFIX + stated.message, value=bytes(body))
         if stated.form is Form.JSON:
             return _of_json(bytes(body))
-        if (
-            stated.stated is not None
-            and stated.stated.partition(";")[0].strip() == "application/octet-stream"
-        ):
+        if (stated.stated or "").partition(";")[0].strip().lower() == "application/octet-stream":
             return bytes(body)
-        raise _Refused(
-            415,
-            f"cannot read a body of {stated.stated or 'no content-type'}: send application/json, "
-            'application/octet-stream, or application/x-protobuf; messageType="pkg.Type"',
-            ((b"accept", b"application/json, application/octet-stream, application/x-protobuf"),),
-        )
+        raise _unreadable(stated.stated)
 
     async def _values(self, stated: Any) -> AsyncIterator[Any]:
         """The inputs, of a body that streams."""
@@ -254,12 +256,31 @@ def _method(options: DispatchOptions) -> str:
     return method
 
 
-def _stated(options: DispatchOptions) -> Headers:
+def _body_type(options: DispatchOptions) -> BodyType:
     """What the request says of its body; JSON where it says nothing."""
     headers = options.headers
-    if "content-type" in headers:
-        return headers
-    return headers | {"content-type": "application/json"}
+    if "content-type" not in headers:
+        headers = headers | {"content-type": "application/json"}
+    try:
+        return body_type(headers, streams=False, where=_WHERE)
+    except CollectiveError:
+        coding = headers.get("content-encoding")
+        if coding is None:
+            raise _unreadable(headers["content-type"]) from None
+        raise _Refused(
+            415,
+            f"cannot read a body in {coding[:40]}: send it without content-encoding",
+            ((b"accept-encoding", b"identity"),),
+        ) from None
+
+
+def _unreadable(stated: str | None) -> _Refused:
+    return _Refused(
+        415,
+        f"cannot read a body of {stated or 'no content-type'}: send application/json, "
+        'application/octet-stream, or application/x-protobuf; messageType="pkg.Type"',
+        ((b"accept", b"application/json, application/octet-stream, application/x-protobuf"),),
+    )
 
 
 def _asked_kind(options: DispatchOptions, form: Form) -> CallKind:
@@ -284,8 +305,12 @@ def _fields(result: DispatchResult) -> tuple[tuple[bytes, bytes], ...]:
     fields: list[tuple[bytes, bytes]] = []
     if result.handled_by_collector_id:
         fields.append((HANDLED_BY, result.handled_by_collector_id.encode()))
-    for name, value in (*result.initial_metadata.raw, *result.metadata.raw):
+    metadata = (*result.initial_metadata.raw, *result.metadata.raw)
+    told = any(name == b"retry-after" for name, _ in metadata)  # by an origin, whose pushback says the same
+    for name, value in metadata:
         if name == PUSHBACK.encode():
+            if told:
+                continue
             try:
                 fields.append((b"retry-after", b"%d" % math.ceil(max(0, int(value)) / 1000)))
             except ValueError:

@@ -63,7 +63,9 @@ class OriginCapacity(Capacity):
         self.share = share
         self._services.touched()
         version = self._peers.publish()
-        return self._acknowledged(version) if self._peers.silent(version) else None
+        if self._peers.draining or not self._peers.silent(version):
+            return None  # who drains has told them, and has waited for their answers
+        return self._acknowledged(version)
 
     async def _acknowledged(self, version: int) -> None:
         try:

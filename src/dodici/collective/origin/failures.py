@@ -184,6 +184,7 @@ def from_error(error: DodiciError, where: str) -> CollectiveError:
     else:
         found = CallAbortedError(f"{where}: {error.message}", grpc_status=_status_of(error))
         found.request_not_processed = error.request_not_processed
+        found.behind = True
     found.__cause__ = error
     return found
 

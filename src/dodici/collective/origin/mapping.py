@@ -62,7 +62,7 @@ class OriginMethod:
     def __post_init__(self) -> None:
         if not isinstance(self.verb, str) or _VERB(self.verb) is None or self.verb == "CONNECT":
             raise InvalidArgumentError(f"verb must be such as 'POST' or 'GET', not {self.verb!r}")
-        if self.kind not in set(CallKind):
+        if not isinstance(self.kind, str) or self.kind not in set(CallKind):
             raise InvalidArgumentError(f"kind must be one of {', '.join(CallKind)}; not {self.kind!r}")
         if not (self.idempotent is None or isinstance(self.idempotent, bool)):
             raise InvalidArgumentError(f"idempotent must be True, False or None, not {self.idempotent!r}")

@@ -101,7 +101,7 @@ class OriginSpecs:
         if isinstance(methods, Mapping):
             given = dict(methods)
         elif isinstance(methods, Iterable) and not isinstance(methods, str | bytes):
-            given = dict.fromkeys(methods)
+            given = dict.fromkeys(served_name(name) for name in methods)
         else:
             raise InvalidArgumentError(
                 "methods must be names, a mapping of names to OriginMethods, a ServiceDescriptor, or None for all; "
