@@ -10,8 +10,8 @@ PYTHON ?= $(shell sh scripts/find_python.sh)
 VENV   := .venv
 BIN    := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Tests of processes and timers wait a good deal: four workers keep the two cores of a small machine busy.
-JOBS   ?= 4
+# Tests of processes and timers wait a good deal: three workers keep the two cores of a small machine busy.
+JOBS   ?= 3
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,9 +27,10 @@ tour: $(VENV)/.demo scripts/system_packages.sh  ## start a real server and send 
 test: $(VENV)/.test  ## the whole suite; ARGS="-k name" passes options to pytest
 	@sh scripts/system_packages.sh test
 	@sh scripts/node_packages.sh
-	@# What bounds time and memory runs first and alone; exit code 5 says that nothing was selected.
-	$(BIN)/python -m pytest -m perf $(ARGS) || [ $$? -eq 5 ]
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not perf" $(ARGS)
+	@# What bounds time and memory runs first and by itself; exit code 5 says that nothing was selected.
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m perf $(ARGS) || [ $$? -eq 5 ]
+	@# In the order of the folders: files of few tests that take long would else come last, one after the other.
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not perf" $(ARGS)
 
 conformance: $(VENV)/.test  ## which layer keeps which promises; writes docs/conformance.md
 	@sh scripts/system_packages.sh test

@@ -49,7 +49,7 @@ async def main() -> None:
     watching = asyncio.create_task(follow(interceptor, health_events(workers)))
     agent = dodici.Agent().compose(interceptor)
     # One request makes one worker large; while it lasts, all others go to its sibling.
-    large = asyncio.create_task(agent.request(f"http://work.local/?bytes={512 << 20}&seconds=3"))
+    large = asyncio.create_task(agent.request(f"http://work.local/?bytes={512 << 20}&seconds=5"))
     await asyncio.sleep(2)
     pids = set()
     for _ in range(10):

@@ -55,6 +55,7 @@ async def perform(server: TourServer, console: Console, *, quick: bool, workers:
             size=server.size,
             sha256=server.sha256,
             concurrent=200 if quick else 1000,
+            callers=4 if quick else 32,
             seconds=0.2 if quick else 2.0,
             pool=pool,
             progress=lambda total: progress(console, total),

@@ -24,14 +24,14 @@ import dodici
 from dodici.mesh import Worker, WorkerInterceptor
 
 SHOP = Path(__file__).parents[1] / "shop"
-CALLERS = 32
 
 
 class Load:
     """Callers that send requests without a pause, and what became of each."""
 
-    def __init__(self, ask: Callable[[], Awaitable[dodici.Response]]) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[dodici.Response]], callers: int) -> None:
         self._ask = ask
+        self._count = callers
         self.outcomes: Counter[str] = Counter()
         self._callers: list[asyncio.Task[None]] = []
         self._began = 0.0
@@ -48,7 +48,7 @@ class Load:
 
     async def __aenter__(self) -> Self:
         self._began = time.perf_counter()
-        self._callers = [asyncio.create_task(self._call()) for _ in range(CALLERS)]
+        self._callers = [asyncio.create_task(self._call()) for _ in range(self._count)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -116,7 +116,7 @@ async def workers_come_and_go(stage: Stage) -> tuple[str, str]:
         async def ask() -> dodici.Response:
             return await agent.request("http://orders.local/orders/worker")
 
-        async with Load(ask) as load:
+        async with Load(ask, stage.callers) as load:
             await asyncio.sleep(stage.seconds / 4)
             began = time.perf_counter()
             await interceptor.pause_worker(first)
@@ -133,9 +133,9 @@ async def workers_come_and_go(stage: Stage) -> tuple[str, str]:
             await second.wait()
             await asyncio.sleep(stage.seconds / 4)
         lost = load.failed
-        check(late <= CALLERS, f"{late} requests reached the paused worker")
+        check(late <= stage.callers, f"{late} requests reached the paused worker")
         check(set(lost) <= {"WorkerExitedError", "BodyAbortedError"}, f"others failed than promised: {lost}")
-        check(sum(lost.values()) <= CALLERS, f"more failed than were running: {lost}")
+        check(sum(lost.values()) <= stage.callers, f"more failed than were running: {lost}")
         await first.stop()
     text = f"paused in {took:.0f} ms, replaced, one killed; of {load.outcomes.total():,} requests only"
     text += f" {sum(lost.values())} failed: those that ran on the killed worker"
@@ -158,12 +158,12 @@ async def the_application_server(stage: Stage) -> tuple[str, str]:
         )
         try:
             origin, reading = await _listening(process)
-            async with dodici.Agent(connections=CALLERS) as agent:
+            async with dodici.Agent(connections=stage.callers) as agent:
 
                 async def ask() -> dodici.Response:
                     return await agent.request(f"{origin}/inventory/hat")
 
-                async with Load(ask) as load:
+                async with Load(ask, stage.callers) as load:
                     await asyncio.sleep(stage.seconds / 4)
                     reload = await asyncio.create_subprocess_exec(
                         *command, "reload", env=env, stdout=asyncio.subprocess.DEVNULL

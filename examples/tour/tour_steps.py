@@ -34,6 +34,7 @@ class Stage:
         h2_origin: where it speaks HTTP/2, without TLS; None where it does not.
         size, sha256: of the large file.
         concurrent: requests at the same time.
+        callers: those who send without a pause while workers come and go.
         seconds: how long a burst lasts.
         pool: 50 connections to the server.
         progress: `progress(total)` begins to show how far a download is; what it returns is told of each piece.
@@ -44,6 +45,7 @@ class Stage:
     size: int
     sha256: str
     concurrent: int
+    callers: int
     seconds: float
     pool: dodici.Pool
     progress: Callable[[int], Any]

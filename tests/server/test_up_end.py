@@ -36,6 +36,7 @@ async def test_hang_ups_that_come_together_are_one_reload_or_two(tmp_path: Path)
         await running.until("reloaded")
         # A reload of somebody else's comes behind all of them.
         await running.ask("reload")
+        await running.until("reloaded")
         assert running.text.count("| reloaded") == 3
 
 
