@@ -9,9 +9,9 @@
 PYTHON ?= $(shell sh scripts/find_python.sh)
 VENV   := .venv
 BIN    := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Tests of processes and timers wait a good deal: three workers keep the two cores of a small machine busy.
-JOBS   ?= 3
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Tests of processes and timers wait a good deal: four workers keep the two cores of a small machine busy.
+JOBS   ?= 4
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
