@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from ..core.closing import aclose
 from ..core.errors import InvalidArgumentError
 from ..core.grpc_status import GrpcStatus
 from ..core.trace import Trace, here
@@ -268,9 +269,7 @@ class Calling:
                 f"the input of {call.key} failed", grpc_status=GrpcStatus.CANCELLED
             ) from error
         finally:
-            close = getattr(values, "aclose", None)
-            if close is not None:
-                await close()
+            await aclose(values)
 
     async def _outputs(
         self, call: Call, payloads: AsyncGenerator[bytes, None], failed: list[Exception]
@@ -288,9 +287,7 @@ class Calling:
             raise
         finally:
             try:
-                close = getattr(answers, "aclose", None)
-                if close is not None:
-                    await close()
+                await aclose(answers)
             finally:
                 await payloads.aclose()
 

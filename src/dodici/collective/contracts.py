@@ -27,7 +27,7 @@ from .names import RouteKey
 
 if TYPE_CHECKING:
     from ..wire.grpc.metadata import GrpcMetadata
-    from .names import CallKind, LocalServices
+    from .names import CallKind
     from .trace import Trace
 
 Encoding: TypeAlias = Literal["raw", "any"]
@@ -125,39 +125,6 @@ class Router(Protocol):
         """Give up every peer. Calls that run elsewhere fail with UNAVAILABLE."""
 
 
-class LocalOnlyRouter:
-    """The router of a collector without peers."""
-
-    def __init__(self, collector_id: str, services: LocalServices, local: Executor) -> None:
-        self._id = collector_id
-        self._services = services
-        self._local = local
-
-    def runs_here(self, call: Call) -> bool:
-        return (not call.target or call.target == self._id) and self._services.find(*call.key) is not None
-
-    async def route(self, call: Call) -> Executor:
-        if call.target and call.target != self._id:
-            raise call_error(GrpcStatus.NOT_FOUND, f"no such collector: {call.target!r}", peer=call.target)
-        if self._services.find(*call.key) is None:
-            raise self._services.missing(*call.key)
-        return self._local
-
-    def kind_of(self, key: RouteKey) -> CallKind | None:
-        spec = self._services.find(*key)
-        return None if spec is None or spec.wildcard else spec.kind
-
-    def known_as(self, key: RouteKey) -> RouteKey | None:
-        spec = self._services.find(*key)
-        return None if spec is None else RouteKey(key.namespace, key.service, spec.method)
-
-    async def start(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
-
-
 class PeerBook(Protocol):
     """Knows which calls come from collectors, so that their hop metadata is believed."""
 
@@ -243,13 +210,6 @@ class Announcer(Protocol):
         Raises:
             MeshTimeoutError: some have not within 5 s; it names them.
         """
-
-
-class NobodyToTell:
-    """The announcer of a collector without peers."""
-
-    async def announce(self, *, draining: bool = False) -> None:
-        pass
 
 
 class Balancer(Protocol):

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
+from ..core.closing import aclose
 from ..core.grpc_status import GrpcStatus
 from .balance import Attempts, Outcome, Ticket, outcome_of, parse_pushback
 from .contracts import Call, Executor
@@ -415,9 +416,7 @@ class Input:
         finally:
             self._ended = True
             self._news.set()
-            close = getattr(self._source, "aclose", None)
-            if close is not None:
-                await close()
+            await aclose(self._source)
 
 
 def _per_try(error: CollectiveError, call: Call, peer: Peer | None, per_try: bool) -> CollectiveError:

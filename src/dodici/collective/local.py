@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from ..core.closing import aclose
 from ..core.errors import InvalidArgumentError, InvalidReturnValueError
 from ..core.grpc_status import GrpcStatus
 from ..core.trace import current as running, place_of
@@ -132,7 +133,7 @@ class LocalExecutor:
             raise
         finally:
             try:
-                await _close(answers)
+                await aclose(answers)
             finally:
                 self._end(permit, context, status, started)
 
@@ -170,11 +171,11 @@ class LocalExecutor:
                 yield encode(answer, call, spec)
         finally:
             try:
-                await _close(answers)
+                await aclose(answers)
             finally:
                 if kind.streams_in:
-                    await _close(given)
-                await _close(told)
+                    await aclose(given)
+                await aclose(told)
 
     def _spec(self, call: Call) -> MethodSpec:
         spec = self._services.find(*call.key)
@@ -344,12 +345,6 @@ async def _cancel_at_yield(answers: Any) -> None:
             pass
         except Exception:
             log.warning("a handler failed while it was cancelled", exc_info=True)
-
-
-async def _close(answers: Any) -> None:
-    close = getattr(answers, "aclose", None)
-    if close is not None:
-        await close()
 
 
 def wrong_kind(spec: MethodSpec) -> CollectiveError:

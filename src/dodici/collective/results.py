@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from ..core.closing import aclose
 from ..core.grpc_status import GrpcStatus
 from ..wire.grpc.metadata import GrpcMetadata
 from .codes import http_status
@@ -146,9 +147,7 @@ class DispatchStream:
 
     async def aclose(self) -> None:
         """Cancel the call if it still runs."""
-        close = getattr(self._outputs, "aclose", None)
-        if close is not None:
-            await close()
+        await aclose(self._outputs)
         if self._result is None:
             self._result = self._finish(call_error(GrpcStatus.CANCELLED, "the stream was closed"), None)
 

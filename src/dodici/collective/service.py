@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from ..core.closing import aclose
 from ..core.grpc_status import GrpcStatus
 from . import data_plane, metadata as _metadata
 from .admission import Admission
@@ -201,8 +202,8 @@ class CollectiveService:
                             call.initial = ()
                         await server_call.write(answer)
                 finally:
-                    await _close(answers)
-                    await _close(given)
+                    await aclose(answers)
+                    await aclose(given)
         except CollectiveError as error:
             await _drained(payloads)
             await server_call.fail(error, _metadata.of_failure(call, error))
@@ -328,7 +329,7 @@ class CollectiveService:
                 async for answer in answers:
                     await server_call.write(answer)
             finally:
-                await _close(answers)
+                await aclose(answers)
         except CollectiveError as error:
             await server_call.fail(error)
 
@@ -380,9 +381,3 @@ async def _drained(payloads: AsyncIterator[bytes]) -> None:
         pass
     except Exception:
         log.debug("a refused call could not be read to its end", exc_info=True)
-
-
-async def _close(answers: Any) -> None:
-    close = getattr(answers, "aclose", None)
-    if close is not None:
-        await close()

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message_factory import GetMessageClass
 
+from ..core.closing import aclose
 from ..core.errors import InvalidArgumentError
 from ..core.grpc_status import GrpcStatus
 from ..wire.grpc.metadata import MetadataInput
@@ -170,9 +171,7 @@ def _streaming(function: Callable[..., Any]) -> Callable[[CallContext, Any], Asy
             _raise_chosen(shaped, error)
             raise
         finally:
-            close = getattr(results, "aclose", None)
-            if close is not None:
-                await close()
+            await aclose(results)
         _raise_chosen(shaped)
 
     return handle

@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
+from ..core.closing import aclose
 from ..core.errors import DodiciError, InvalidArgumentError
 from .address import Address
 
@@ -231,9 +232,7 @@ class ControlServer:
         finally:
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
-            close = getattr(lines, "aclose", None)
-            if close is not None:
-                await close()
+            await aclose(lines)
 
 
 async def _write(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
