@@ -24,9 +24,10 @@ Names are loaded on first use: pytest is needed for `DispatcherConformance` alon
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..core.lazy import lazy
 
 if TYPE_CHECKING:
     from .app import Board, ConformanceApp, Control, DispatcherControl, conformance_app, pattern
@@ -74,12 +75,4 @@ if "pytest" in sys.modules:
     sys.modules["pytest"].register_assert_rewrite("dodici.testing.suite", "dodici.testing.target")
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _home:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f".{_home[name]}", __name__), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _home)
