@@ -19,7 +19,6 @@ import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core import diagnostics
 from ..core.controller import Exchange, refuse
 from ..core.dispatcher import Branch, CapacityListener, Dispatcher, DispatchFunction
 from ..core.errors import (
@@ -485,21 +484,12 @@ class MeshBranch(BaseDispatcher, Branch):
         if self._client.trace and (above := here()) is not None:
             exchange.span = span_for(above, options)
         self.exchanges.add(exchange)
-        if options.timeout:
-            exchange.start_deadline(self._services.timers, options.timeout)  # type: ignore[union-attr]
-        if diagnostics.REQUEST_CREATE.subscribers:
-            diagnostics.REQUEST_CREATE.publish({"request": exchange})
         wants_controller = known_handlers.get(type(handler))
         if wants_controller is None:
             check_handler(handler, False)
             wants_controller = hasattr(handler, "on_dispatch")
-        if wants_controller:
-            try:
-                handler.on_dispatch(exchange)
-            except Exception as error:
-                exchange.fail(error)
-            if exchange.done:
-                return False
+        if not self._tell(exchange, handler, wants_controller):
+            return False
         self._client.carry(exchange, target)
         return True
 

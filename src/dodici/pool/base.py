@@ -86,18 +86,22 @@ class BaseDispatcher(Dispatcher):
             refuse(handler, self._closed_error())
             return None
         exchange = Exchange(handler, options, self._loop, services.thread)  # type: ignore[arg-type]
-        if options.timeout:
-            exchange.start_deadline(services.timers, options.timeout)
+        return exchange if self._tell(exchange, handler, wants_controller) else None
+
+    def _tell(self, exchange: Exchange, handler: Any, wants_controller: bool) -> bool:
+        """Tell of a new exchange, whose time begins. False if the handler has ended it at once."""
+        seconds = exchange.options.timeout
+        if seconds:
+            exchange.start_deadline(self._services.timers, seconds)  # type: ignore[union-attr]
         if diagnostics.REQUEST_CREATE.subscribers:
             diagnostics.REQUEST_CREATE.publish({"request": exchange})
         if wants_controller:
             try:
-                handler.on_dispatch(exchange)  # type: ignore[attr-defined]
+                handler.on_dispatch(exchange)
             except Exception as error:
                 exchange.fail(error)
-            if exchange.done:
-                return None
-        return exchange
+            return not exchange.done
+        return True
 
     def _check(
         self, options: DispatchOptions | Mapping[str, Any], handler: Handler

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from ...core import diagnostics
 from ...core.controller import refuse
 from ...core.dispatcher import Branch, DispatchFunction
 from ...core.errors import (
@@ -167,21 +166,12 @@ class CollectiveBranch(BaseDispatcher, Branch):
         timers = self._services.timers  # type: ignore[union-attr]
         exchange = CarriedExchange(handler, options, self)
         self._exchanges.add(exchange)
-        if options.timeout:
-            exchange.start_deadline(timers, options.timeout)
-        if diagnostics.REQUEST_CREATE.subscribers:
-            diagnostics.REQUEST_CREATE.publish({"request": exchange})
         wants_controller = known_handlers.get(type(handler))
         if wants_controller is None:
             check_handler(handler, False)
             wants_controller = hasattr(handler, "on_dispatch")
-        if wants_controller:
-            try:
-                handler.on_dispatch(exchange)
-            except Exception as error:
-                exchange.fail(error)
-            if exchange.done:
-                return False
+        if not self._tell(exchange, handler, wants_controller):
+            return False
         way = Tunnel if place.carried else MethodCall
         task = way(exchange, timers, self._interceptor.collector, place).task
         self._tasks.add(task)
