@@ -313,6 +313,22 @@ async def test_a_whole_response_stays_one_when_the_link_is_lost() -> None:
         assert pair.link.running == 0
 
 
+async def test_what_a_peer_sent_before_it_left_outlives_a_write_to_it_that_fails() -> None:
+    async with raw_pair() as pair:
+        recorder = send(pair)
+        await pair.peer.frame()
+        pieces = [frame(f.DATA, 1, bytes([n]) * 16_000) for n in range(9)]
+        # Both without a turn of the loop between: the next request is written before anything is read.
+        with pytest.raises(StopIteration):
+            pair.peer.send(headed(f.HEAD, 1, OK), *pieces, frame(f.END, 1), frame(f.BYE)).send(None)
+        pair.peer.close()
+        late = send(pair, "/late")
+        await recorder.wait()
+        assert (recorder.error, recorder.body_size) == (None, 9 * 16_000)
+        assert isinstance((await late.wait()).error, WorkerExitedError)
+        assert pair.owner.lost[0][1] is None, "it left in order"
+
+
 async def test_a_pause_stops_credit() -> None:
     async with raw_pair() as pair:
         recorder = RecordingHandler(

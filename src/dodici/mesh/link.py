@@ -24,6 +24,7 @@ from ..core.errors import LinkError, socket_error
 from ..core.options import DispatchOptions
 from ..core.timers import NEVER, SLACK, TICK, Timer
 from ..net.connection import Patience
+from ..net.leftover import read_leftover
 from ..net.local import QueueTransport, open_local
 from ..net.loop import LoopServices, services as services_of
 from ..wire.mesh import frames
@@ -421,6 +422,11 @@ class Link(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None and not self.lost:
+            # A write failed: the last responses of a peer that has left may still be there.
+            left = read_leftover(self.transport, _UNREAD)
+            if left:
+                self.data_received(left)
         if not self.lost:
             self._peer_ended(exc)
 

@@ -16,8 +16,6 @@ read, and even a lost connection is only noticed once everything that had arrive
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import ssl
 from collections import deque
 from typing import Any
@@ -41,6 +39,7 @@ from ..wire.h1.parser import BODYLESS, FRAMED, TAKEN_OVER, UNTIL_CLOSE, Response
 from ..wire.h1.serializer import BodyFramer, encode_head
 from .body import BodyWriter
 from .connection import ConnectionSettings, Failure, Owner
+from .leftover import read_leftover
 from .loop import LoopServices
 from .tls import remember_session
 from .upgraded import UpgradedSocket
@@ -49,10 +48,6 @@ _LEFT = 256 * 1024
 """Bytes read of what a lost connection had still received."""
 _INLINE_BODY = 64 * 1024
 """Bytes up to which a body leaves with its head, in one write."""
-
-
-_PLAIN_TRANSPORTS = ("asyncio.selector_events", "uvloop.loop")
-"""Where the bytes of the socket are those of HTTP, and the socket is open until `connection_lost` has returned."""
 
 
 class H1Connection(asyncio.Protocol):
@@ -421,7 +416,9 @@ class H1Connection(asyncio.Protocol):
         if exc is None and not self._eof and self.transport.get_extra_info("ssl_object") is not None:
             self._truncated = True  # uvloop says no more of a connection that ended without close_notify
         if exc is not None and self._writer is not None and not self._parser.paused:
-            self._read_left()
+            left = read_leftover(self.transport, _LEFT)
+            if left:
+                self.data_received(left)
             if self.dead:
                 return
         if self._parser.paused and self._running:
@@ -445,20 +442,6 @@ class H1Connection(asyncio.Protocol):
             return False
         except ssl.SSLError:
             return True
-
-    def _read_left(self) -> None:
-        """Read what the loop left in the socket when a write failed: the answer to a request that was refused
-        before its end, mostly.
-        """
-        if type(self.transport).__module__ not in _PLAIN_TRANSPORTS:
-            return
-        try:
-            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as left:
-                data = left.recv(_LEFT)
-        except OSError:
-            return
-        if data:
-            self.data_received(data)
 
     def _peer_ended(self, exc: BaseException | None) -> None:
         """The peer will send no more: complete what its end completes, and go."""
