@@ -1,13 +1,19 @@
-"""Hypothesis profiles. `ci` repeats the same examples every time; `HYPOTHESIS_PROFILE=hunt` looks for more."""
+"""What the properties of HTTP/2 need of the `h2` library."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 
-from hypothesis import HealthCheck, settings
+import pytest
+from h2.windows import WindowManager
 
-_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 
-settings.register_profile("ci", max_examples=60, derandomize=True, database=None, **_COMMON)
-settings.register_profile("hunt", max_examples=5000, **_COMMON)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+@pytest.fixture(scope="module")
+def empty_frames_need_no_window() -> Iterator[None]:
+    """h2 takes an empty frame for too large where the window is negative (RFC 9113 section 6.9 does not)."""
+    consumed = WindowManager.window_consumed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            WindowManager, "window_consumed", lambda self, size: consumed(self, size) if size else None
+        )
+        yield

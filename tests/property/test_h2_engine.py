@@ -10,7 +10,6 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import ConnectionState, H2Connection
 from h2.settings import SettingCodes
-from h2.windows import WindowManager
 from hypothesis import given, strategies as st
 from tests.wire.h2 import frames_kit as kit
 
@@ -21,6 +20,8 @@ from dodici.wire.h2.hpack import encode_fields
 from dodici.wire.h2.sections import Section
 from dodici.wire.h2.settings import LocalSettings
 from dodici.wire.h2.streams import Stream
+
+pytestmark = pytest.mark.usefixtures("empty_frames_need_no_window")
 
 HEADS: list[kit.Fields] = [
     [(b":status", b"200")],
@@ -33,17 +34,6 @@ REQUEST = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"a"),
 MOST = 12
 """Requests on a connection."""
 LOCAL = LocalSettings(stream_window=3000, connection_window=65_535, max_header_list_size=16_384)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def empty_frames_need_no_window() -> Iterator[None]:
-    """h2 takes an empty frame for too large where the window is negative (RFC 9113 section 6.9 does not)."""
-    consumed = WindowManager.window_consumed
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            WindowManager, "window_consumed", lambda self, size: consumed(self, size) if size else None
-        )
-        yield
 
 
 # --------------------------------------------------------------------------------------------- model

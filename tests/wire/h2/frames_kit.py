@@ -279,7 +279,7 @@ class Outcome:
         return event[2], event[3]
 
 
-def _cuts(wire: bytes) -> Iterator[list[bytes]]:
+def cuts(wire: bytes) -> Iterator[list[bytes]]:
     size = len(wire)
     places: Iterable[int] = range(1, size)
     if size > 600:
@@ -301,7 +301,7 @@ def play(
     """Open `requests`, feed SETTINGS (`preface`) and `wire` in every cut, and tell what came of it."""
     outcome: Outcome | None = None
     whole = (settings() if preface else b"") + b"".join(wire)
-    for pieces in _cuts(whole):
+    for pieces in cuts(whole):
         link = Link(**how)
         for kind in requests:
             link.open(kind)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from .frames import DATA, END_STREAM, HEAD, MIN_MAX_FRAME
+from .frames import DATA, END_HEADERS, END_STREAM, HEAD, HEADERS, MIN_MAX_FRAME, headers_frames
 from .streams import Stream
 from .windows import SendWindow
 
@@ -18,13 +18,15 @@ from .windows import SendWindow
 class Outbox:
     """Frames to send: `parts`, and the line of streams with bodies."""
 
-    __slots__ = ("_line", "max_frame", "parts", "window")
+    __slots__ = ("_line", "max_frame", "parts", "table_update", "window")
 
     def __init__(self, window: int) -> None:
         self.parts: list[bytes | memoryview] = []
         self.window = SendWindow(window)
         """The connection's."""
         self.max_frame = MIN_MAX_FRAME
+        self.table_update = b""
+        """Goes before the next header block."""
         self._line: deque[Stream] = deque()
 
     @property
@@ -39,10 +41,25 @@ class Outbox:
             stream.scheduled = True
             self._line.append(stream)
 
+    def write_headers(self, stream_id: int, block: bytes, *, end: bool) -> None:
+        """Send a header block."""
+        if self.table_update:
+            block = self.table_update + block
+            self.table_update = b""
+        if len(block) <= self.max_frame:
+            flags = END_HEADERS | END_STREAM if end else END_HEADERS
+            self.parts.append(HEAD.pack(len(block) << 8 | HEADERS, flags, stream_id))
+            self.parts.append(block)
+        else:
+            self.parts.append(headers_frames(stream_id, block, end, self.max_frame))
+
     def write_end(self, stream: Stream) -> None:
         """End a stream that has nothing queued; an empty frame needs no window (RFC 9113 section 6.9)."""
         stream.sent = True
-        self.parts.append(HEAD.pack(DATA, END_STREAM, stream.id))
+        if stream.end_block is None:
+            self.parts.append(HEAD.pack(DATA, END_STREAM, stream.id))
+        else:
+            self.write_headers(stream.id, stream.end_block, end=True)
 
     def fill(self, budget: int) -> list[Stream]:
         """Move bodies into `parts`, a frame of each stream in turn, until about `budget` bytes were moved.
@@ -72,10 +89,14 @@ class Outbox:
             stream.queued -= size
             budget -= size
             last = stream.ending and not queue
-            parts.append(HEAD.pack(size << 8 | DATA, END_STREAM if last else 0, stream.id))
+            with_data = last and stream.end_block is None
+            parts.append(HEAD.pack(size << 8 | DATA, END_STREAM if with_data else 0, stream.id))
             parts.append(piece)
             if last:
-                stream.sent = True
+                if with_data:
+                    stream.sent = True
+                else:
+                    self.write_end(stream)
                 ended.append(stream)
             else:
                 self.schedule(stream)

@@ -13,11 +13,12 @@ REMEMBERED = 1024
 
 
 class ResetStreams:
-    """The last `REMEMBERED` of them, by their numbers."""
+    """The last `most` of them, by their numbers."""
 
-    __slots__ = ("_floor", "_left")
+    __slots__ = ("_floor", "_left", "most")
 
     def __init__(self) -> None:
+        self.most = REMEMBERED
         self._left: OrderedDict[int, int] = OrderedDict()
         self._floor = 0
         """The highest number that was forgotten: of those up to here nobody knows how they ended."""
@@ -25,7 +26,7 @@ class ResetStreams:
     def add(self, stream_id: int, size: int) -> None:
         """Remember one on which `size` bytes may still come."""
         self._left[stream_id] = size
-        if len(self._left) > REMEMBERED:
+        if len(self._left) > self.most:
             forgotten, _ = self._left.popitem(last=False)
             self._floor = max(self._floor, forgotten)
 

@@ -13,6 +13,7 @@ the block was decoded to its end and both tables agree.
 from __future__ import annotations
 
 import re
+from typing import Generic, TypeVar
 
 from ...core.errors import HeadersOverflowError, HTTP2Error, InvalidArgumentError
 from ...core.headers import EMPTY, Headers
@@ -31,11 +32,11 @@ _CACHED_SECTIONS = 512
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?").fullmatch
 _STATUS = re.compile(rb"[1-9][0-9]{2}").fullmatch
-_CONNECTION_SPECIFIC = frozenset(
+CONNECTION_SPECIFIC = frozenset(
     {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 )
 _ABSOLUTE = re.compile(rb"([A-Za-z]+)://([^/?@]+)([/?].*)?").fullmatch
-_REFUSED = _CONNECTION_SPECIFIC - {b"connection"}
+_REFUSED = CONNECTION_SPECIFIC - {b"connection"}
 
 
 class Section:
@@ -63,24 +64,27 @@ SharedSections = dict[bytes, Section]
 """The pool's memory: blocks that touch no dynamic table."""
 
 
-class SectionDecoder:
-    """The decoder of one connection, with its memory and its pool's."""
+_S = TypeVar("_S")
+
+
+class FieldDecoder(Generic[_S]):
+    """From header blocks to sections, for one connection: with its memory and its pool's."""
 
     __slots__ = ("_decoder", "_limit", "_reading", "shared")
 
-    def __init__(self, settings: LocalSettings, shared: SharedSections, max_header_size: int) -> None:
+    def __init__(self, settings: LocalSettings, shared: dict[bytes, _S], max_header_size: int) -> None:
         self._limit = max_header_size
         self._decoder = Decoder(settings.header_table_size, 2 * max_header_size + 1024)
-        self._reading: dict[bytes, Section] = {}
+        self._reading: dict[bytes, _S] = {}
         self.shared = shared
         """For those who want to spare a call; `decode` looks here first."""
 
-    def decode(self, block: bytes) -> Section:
+    def decode(self, block: bytes) -> _S:
         """The section in a whole header block.
 
         Raises:
             ConnectionFault: the block cannot be decoded, and with it no later one.
-            Malformed: it was decoded, but is no section of a response.
+            Malformed: it was decoded, but is no section of a message.
         """
         section = self.shared.get(block) or self._reading.get(block)
         if section is not None:
@@ -97,15 +101,32 @@ class SectionDecoder:
             if decoder.version != version:
                 self._reading.clear()
         section = self._check(fields)
-        if len(block) <= _CACHED_BLOCK and "set-cookie" not in section.headers:
+        if len(block) <= _CACHED_BLOCK and self._memorable(section):
             if decoder.pure:
                 _remember(self.shared, block, section)
             elif decoder.version == version:
                 _remember(self._reading, block, section)
         return section
 
+    def _check(self, fields: list[tuple[bytes, bytes]]) -> _S:
+        """The section of these fields. Raises Malformed."""
+        raise NotImplementedError
+
+    def _memorable(self, section: _S) -> bool:
+        """Whether it may be kept."""
+        raise NotImplementedError
+
     def _overflow(self) -> HeadersOverflowError:
         return HeadersOverflowError(f"headers exceed {self._limit} bytes (max_header_size)")
+
+
+class SectionDecoder(FieldDecoder[Section]):
+    """The decoder of one connection to a server."""
+
+    __slots__ = ()
+
+    def _memorable(self, section: Section) -> bool:
+        return "set-cookie" not in section.headers
 
     def _check(self, fields: list[tuple[bytes, bytes]]) -> Section:
         status = NO_STATUS
@@ -120,25 +141,40 @@ class SectionDecoder:
             first = 1
         for name, value in fields[first:] if first else fields:
             size += len(name) + len(value)
-            if _NAME(name) is None:
-                if name[:1] == b":":
-                    raise _malformed(f"pseudo-header {name[:32]!r} where it may not be")
-                raise _malformed(f"invalid field name {name[:32]!r}")
-            if _VALUE(value) is None:
-                raise _malformed(f"invalid value of {name.decode('ascii')}")
-            if name in _CONNECTION_SPECIFIC:
+            wrong = check_field(name, value)
+            if wrong is not None:
+                raise _malformed(wrong)
+            if name in CONNECTION_SPECIFIC:
                 raise _malformed(f"connection-specific field {name.decode('ascii')}")
             if name == b"content-length":
-                if length != UNKNOWN_LENGTH or not value.isdigit() or len(value) > 18:
+                length = content_length(length, value)
+                if length == UNKNOWN_LENGTH:
                     raise _malformed(f"invalid or duplicate content-length {value[:32]!r}")
-                length = int(value)
         if size >= self._limit:
             raise Malformed(self._overflow())
         raw = tuple(fields[first:] if first else fields)
         return Section(status, Headers.from_raw(raw) if raw else EMPTY, length)
 
 
-def _remember(memory: dict[bytes, Section], block: bytes, section: Section) -> None:
+def check_field(name: bytes, value: bytes) -> str | None:
+    """What RFC 9113 section 8.2.1 has against a field; None: nothing."""
+    if _NAME(name) is None:
+        if name[:1] == b":":
+            return f"pseudo-header {name[:32]!r} where it may not be"
+        return f"invalid field name {name[:32]!r}"
+    if _VALUE(value) is None:
+        return f"invalid value of {name.decode('ascii')}"
+    return None
+
+
+def content_length(before: int, value: bytes) -> int:
+    """The number that content-length says; UNKNOWN_LENGTH if it is none, or not the first."""
+    if before != UNKNOWN_LENGTH or not value.isdigit() or len(value) > 18:
+        return UNKNOWN_LENGTH
+    return int(value)
+
+
+def _remember(memory: dict[bytes, _S], block: bytes, section: _S) -> None:
     if len(memory) >= _CACHED_SECTIONS:
         memory.clear()
     memory[block] = section

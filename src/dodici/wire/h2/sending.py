@@ -10,15 +10,10 @@ from collections import deque
 
 from .frames import (
     DEFAULT_WINDOW,
-    END_HEADERS,
-    END_STREAM,
-    HEAD,
-    HEADERS,
     MAX_STREAM_ID,
     PREFACE,
     ErrorCode,
     goaway,
-    headers_frames,
     ping,
     rst_stream,
     settings_frame,
@@ -51,9 +46,10 @@ class SendingSide:
         self.streams: dict[int, Stream] = {}
         self.closed = False
         self._next_id = 1
+        """The lowest number that is idle."""
+        self._last_taken = 0
+        """The peer's last stream that we have taken."""
         self._reset = ResetStreams()
-        self._table_update = b""
-        """Goes before the next header block."""
 
     def start(self) -> None:
         """Put the preface into the outbox (RFC 9113 section 3.4)."""
@@ -74,16 +70,7 @@ class SendingSide:
         self._next_id = stream_id + 2
         stream.sent = end
         self.streams[stream_id] = stream
-        if self._table_update:
-            block = self._table_update + block
-            self._table_update = b""
-        outbox = self.outbox
-        if len(block) <= outbox.max_frame:
-            flags = END_HEADERS | END_STREAM if end else END_HEADERS
-            outbox.parts.append(HEAD.pack(len(block) << 8 | HEADERS, flags, stream_id))
-            outbox.parts.append(block)
-        else:
-            outbox.parts.append(headers_frames(stream_id, block, end, outbox.max_frame))
+        self.outbox.write_headers(stream_id, block, end=end)
 
     def send(self, stream: Stream, data: bytes | memoryview) -> None:
         """Queue a piece of the body, which must not change; `stream.on_written` follows as it leaves."""
@@ -144,7 +131,7 @@ class SendingSide:
         """Say goodbye, and take nothing more."""
         if not self.closed:
             self.closed = True
-            self.outbox.parts.append(goaway(0, code, debug))
+            self.outbox.parts.append(goaway(self._last_taken, code, debug))
 
     def _leave(self, stream: Stream) -> None:
         stream.gone = True

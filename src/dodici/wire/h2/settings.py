@@ -35,6 +35,7 @@ class LocalSettings:
         connection_window: the same for all streams together.
         max_frame_size: the largest frame that we accept, 16,384 to 16,777,215.
         max_header_list_size: of one head or trailer section, counted as RFC 9113 6.5.2 says.
+        max_concurrent_streams: how many the peer may have open at a time.
     """
 
     stream_window: int
@@ -42,6 +43,7 @@ class LocalSettings:
     max_header_list_size: int
     max_frame_size: int = MIN_MAX_FRAME
     header_table_size: int = 4096
+    max_concurrent_streams: int = UNLIMITED
 
     def pairs(self) -> Iterable[tuple[int, int]]:
         """What differs from the protocol's defaults, and the table's size in any case: nginx, which adds every
@@ -53,25 +55,34 @@ class LocalSettings:
         if self.max_frame_size != MIN_MAX_FRAME:
             yield MAX_FRAME_SIZE, self.max_frame_size
         yield MAX_HEADER_LIST_SIZE, self.max_header_list_size
+        if self.max_concurrent_streams != UNLIMITED:
+            yield MAX_CONCURRENT_STREAMS, self.max_concurrent_streams
 
 
 class PeerSettings:
-    """What the peer told us last; the protocol's defaults before."""
+    """What the peer told us last; the protocol's defaults before.
+
+    Args:
+        push: whether it may say that it takes pushed streams: a client may.
+    """
 
     __slots__ = (
         "connect_protocol",
         "header_table_size",
         "initial_window_size",
+        "least_table_size",
         "max_concurrent_streams",
         "max_frame_size",
         "max_header_list_size",
+        "push",
         "received",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, push: bool = False) -> None:
+        self.push = push
         self.received = False
         """Whether a SETTINGS frame has come."""
-        self.header_table_size = 4096
+        self.header_table_size = self.least_table_size = 4096
         self.max_concurrent_streams = UNLIMITED
         self.initial_window_size = DEFAULT_WINDOW
         self.max_frame_size = MIN_MAX_FRAME
@@ -88,9 +99,11 @@ class PeerSettings:
         for number, value in SETTING.iter_unpack(payload):
             if number == HEADER_TABLE_SIZE:
                 self.header_table_size = value
+                self.least_table_size = min(value, self.least_table_size)
             elif number == ENABLE_PUSH:
-                if value:
-                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a server sent ENABLE_PUSH={value}")
+                if value > self.push:
+                    who = "client" if self.push else "server"
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a {who} sent ENABLE_PUSH={value}")
             elif number == MAX_CONCURRENT_STREAMS:
                 self.max_concurrent_streams = value
             elif number == INITIAL_WINDOW_SIZE:

@@ -16,6 +16,7 @@ class Stream:
     __slots__ = (
         "bodiless",
         "connect",
+        "end_block",
         "ending",
         "expected",
         "gone",
@@ -58,6 +59,8 @@ class Stream:
         """Bytes that wait in `queue` for windows or the transport."""
         self.ending = False
         """Whether END_STREAM follows what is queued."""
+        self.end_block: bytes | None = None
+        """The header block that ends the stream; None: the last DATA does."""
         self.scheduled = False
 
     def on_informational(self, section: Section) -> None:
