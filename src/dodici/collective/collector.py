@@ -26,12 +26,12 @@ from .calling import Calling
 from .contracts import (
     Announcer,
     Authorizer,
+    CollectorSecurity,
     Router,
-    TransportSecurity,
 )
-from .data_plane import Server
 from .deadline import Expired, Until
 from .errors import call_error
+from .grpc_server import Server
 from .health import Health
 from .history import History
 from .inspection import Inspection, snapshot
@@ -108,7 +108,7 @@ class Collector(Offering, Calling, Joining):
         retry: Retry | None = None,
         breaker: Breaker | None = None,
         limits: Limits | None = None,
-        tls: TransportSecurity | Mapping[str, Any] | None = None,
+        tls: CollectorSecurity | Mapping[str, Any] | None = None,
         insecure: bool = False,
         policy: Authorizer | None = None,
         default_timeout: float | None = 30.0,
@@ -175,7 +175,9 @@ class Collector(Offering, Calling, Joining):
         )
         self._routing = routing
         self._figures = self._local.recorder = routing.figures = self._service.figures
-        self._service.add_handlers(Inspection(self.stats, self.history, policy).handlers())
+        self._service.add_handlers(
+            Inspection(self.stats, self.history, policy, self._limits.message).handlers()
+        )
         self.tracing = Tracing(id, self.history, routing.peers, policy)
         """Finds what the collective knows of a trace."""
         self._service.add_handlers(self.tracing.handlers())
@@ -274,6 +276,7 @@ class Collector(Offering, Calling, Joining):
                     self._service, self._asked_address, security=self._tls, message=self._limits.message
                 )
                 try:
+                    await server.listen()
                     self._service.link_port = await self._trunks.open(server.address)
                 except BaseException:
                     await server.stop(None)
@@ -327,6 +330,7 @@ class Collector(Offering, Calling, Joining):
             else:
                 await asyncio.gather(self._neighbours.stop(), leaving)
             self._origins.stop()
+            self._origins.part()
             await asyncio.gather(server.stop(grace), self._trunks.close(grace))
             await self._router.stop()
             if self._registry is not None:
@@ -340,7 +344,7 @@ class Collector(Offering, Calling, Joining):
         """Have no more calls sent here, and return when those that run have ended, or after `grace` seconds.
 
         Health says NOT_SERVING, discovery and the peers are told first; what arrives before they have applied it is served. The
-        collector goes on listening: `stop()` ends it.
+        collector goes on listening: `stop()` ends it. WebSockets to its origins are closed with 1012.
 
         Raises:
             CollectiveError: it is not started.
@@ -363,6 +367,7 @@ class Collector(Offering, Calling, Joining):
         finally:
             if withdrawing is not None:
                 await withdrawing
+        self._origins.part()
         try:
             with Until(deadline):
                 await self._local.idle()

@@ -26,6 +26,8 @@ from .errors import call_error
 from .names import RouteKey
 
 if TYPE_CHECKING:
+    import ssl
+
     from ..wire.grpc.metadata import GrpcMetadata
     from .names import CallKind
     from .trace import Trace
@@ -76,6 +78,8 @@ class Call:
     """Id of the span that asked for it, where that is not the one which `traceparent` names."""
     span: Trace | None = None
     """This collector's part in it: see `trace.passing`."""
+    named: tuple[Pairs, Trace | None] | None = None
+    """The trace that a state of `metadata` names: see `trace.named`."""
 
 
 class Executor(Protocol):
@@ -305,9 +309,7 @@ class Discovery(Protocol):
 
 @runtime_checkable
 class TransportSecurity(Protocol):
-    """Makes the credentials of grpc. See `tls.py`."""
-
-    def server_credentials(self) -> Any: ...
+    """Makes the credentials of a client. See `tls.py`."""
 
     def channel_credentials(self) -> Any: ...
 
@@ -323,11 +325,19 @@ class RenewedSecurity(Protocol):
 
 
 @runtime_checkable
-class AgingSecurity(Protocol):
-    """What a `TransportSecurity` has, too, whose connections have to be made anew from time to time."""
+class ServerSecurity(Protocol):
+    """What a `TransportSecurity` has, too, that is for servers."""
 
-    def server_options(self) -> Iterable[tuple[str, Any]]:
-        """Options of grpc's servers."""
+    def server_context(self, alpn: tuple[str, ...]) -> ssl.SSLContext:
+        """For a connection that begins now."""
+
+    def connection_age(self) -> tuple[float, float] | None:
+        """Seconds after which a connection has to be made anew, and seconds that calls have then; None: never."""
+
+
+@runtime_checkable
+class CollectorSecurity(TransportSecurity, ServerSecurity, Protocol):
+    """What a collector needs: it is both."""
 
 
 class Span(Protocol):

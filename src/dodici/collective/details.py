@@ -19,6 +19,7 @@ from .protos.status_pb2 import ErrorInfo, RpcStatus
 from .values import PREFIX, to_any
 
 DOMAIN = "dodici"
+STATUS_DETAILS = "grpc-status-details-bin"
 _ERROR_INFO = PREFIX + "google.rpc.ErrorInfo"
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from grpc_health.v1 import health_pb2
 
 from ..core.grpc_status import GrpcStatus
-from .data_plane import ServerCall, stream_stream, unary_unary
 from .errors import call_error
+from .grpc_server import ServerCall, stream_stream, unary_unary
 from .names import LocalServices
 
 SERVICE = "grpc.health.v1.Health"
@@ -29,28 +29,45 @@ NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
-    """Keeps the status of every name, and tells the watchers."""
+    """Knows the status of every name, and tells the watchers.
+
+    It is made when it is asked for: changes come by the thousand, and questions now and then.
+    """
 
     def __init__(self, services: LocalServices) -> None:
         self._services = services
-        self._statuses: dict[str, int] = {}
+        self._made: dict[str, int] | None = None
         self._serving = False
         self._watchers: dict[asyncio.Event, None] = {}
-        services.on_change(self._refresh)
-        self._refresh()
+        services.on_change(self._changed)
 
     def set_serving(self, serving: bool) -> None:
         """Say that the collector serves, or that it drains."""
         self._serving = serving
-        self._refresh()
+        self._changed()
 
     def status(self, name: str) -> int | None:
         """The status of a name; None if it was never one."""
         return self._statuses.get(name)
 
-    def _refresh(self) -> None:
+    def _changed(self) -> None:
+        self._made = None
+        for watcher in self._watchers:
+            watcher.set()
+
+    @property
+    def _statuses(self) -> dict[str, int]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> dict[str, int]:
         serving = SERVING if self._serving else NOT_SERVING
-        statuses = dict.fromkeys(self._statuses, UNKNOWN) | {"": serving}
+        known = self._services.known
+        statuses = {
+            f"{namespace}/{service}" if service else namespace: UNKNOWN for namespace, service in known
+        }
+        statuses[""] = serving
         accepting: dict[tuple[str, str], bool] = {}
         for key, _, _ in self._services.routes():
             name = (key.namespace, key.service)
@@ -63,10 +80,7 @@ class Health:
                 any_accepts |= accepts
                 statuses[f"{namespace}/{service}"] = serving if accepts else NOT_SERVING
             statuses[namespace] = serving if any_accepts else NOT_SERVING
-        if statuses != self._statuses:
-            self._statuses = statuses
-            for watcher in tuple(self._watchers):
-                watcher.set()
+        return statuses
 
     # -- the service ---------------------------------------------------------------------------------------
 
@@ -81,7 +95,7 @@ class Health:
                 health_pb2.HealthListRequest.FromString,
                 health_pb2.HealthListResponse.SerializeToString,
             ),
-            f"/{SERVICE}/Watch": stream_stream(self._watch, request.FromString, write),
+            f"/{SERVICE}/Watch": stream_stream(self._watch, request.FromString, write, lasting=True),
         }
 
     async def _check(self, request: Any, call: ServerCall) -> Any:

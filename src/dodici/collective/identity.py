@@ -4,7 +4,7 @@ A collector's certificate carries one URI for each namespace: spiffe://TRUST/ns/
 makes a collector: a certificate that has but a DNS name or a common name is a client's, whose names a policy may
 know, and which can neither connect as a collector nor vouch for callers.
 
-grpc checks that certificates chain to a trusted authority, and hands on their URIs apart from other names. That the
+TLS checks that certificates chain to a trusted authority, and hands on their URIs apart from other names. That the
 trust domain is the authority's is for the authority to see to.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..core.grpc_status import GrpcStatus
 from .contracts import Identity
@@ -32,6 +32,22 @@ class CollectorName(NamedTuple):
     def uri(self) -> str:
         """The URI (SPIFFE ID, 2)."""
         return f"spiffe://{self.trust_domain}/ns/{self.namespace}/collector/{self.id}"
+
+
+def identity_of(certificate: dict[str, Any]) -> Identity:
+    """The names in a certificate, as `SSLSocket.getpeercert` gives it.
+
+    The kinds of names are kept apart: whoever may choose a common name could otherwise choose another's URI.
+    """
+    names: dict[str, None] = {}
+    alternatives = certificate.get("subjectAltName", ())
+    names.update((value, None) for kind, value in alternatives if kind == "URI")
+    others = [value for kind, value in alternatives if kind == "DNS"]
+    others += [
+        value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"
+    ]
+    names.update((value, None) for value in others if not {":", "/"} & {*value})
+    return Identity(tuple(names), tls=True)
 
 
 def collector_name(uri: str) -> CollectorName | None:

@@ -9,15 +9,17 @@ namespaces.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from .contracts import Authorizer, MemberRecord
-from .data_plane import ServerCall, unary_unary
 from .errors import CollectiveError
+from .grpc_server import ServerCall, unary_unary
 from .names import RouteKey
 from .reflection import DISPATCHER
 from .stats import CollectorStats, PeerStats, RouteStats
@@ -121,14 +123,21 @@ class Inspection:
         stats: takes them.
         history: the last calls.
         authorizer: says who may see them; None: everybody.
+        message: bytes that an answer may have.
     """
 
     def __init__(
-        self, stats: Callable[[], CollectorStats], history: History, authorizer: Authorizer | None
+        self,
+        stats: Callable[[], CollectorStats],
+        history: History,
+        authorizer: Authorizer | None,
+        message: int,
     ) -> None:
         self._stats = stats
         self._history = history
         self._authorizer = authorizer
+        self._message = message
+        self._one = asyncio.Lock()
 
     def handlers(self) -> dict[str, Any]:
         """The handler of its method by path."""
@@ -140,9 +149,28 @@ class Inspection:
                 self._authorizer.check(call.identity(), "*", DISPATCHER, METHOD)
             except CollectiveError as error:
                 await call.fail(error)
-        figures = self._stats().as_dict()
-        figures["routes"] = figures["routes"][:_MOST_ROUTES]
-        figures["history"] = [
-            {**record.as_dict(), "path": list(record.path)} for record in self._history[-_NEWEST:]
-        ]
-        return to_message(figures)
+        async with self._one:
+            figures = self._stats().as_dict()
+            figures["history"] = [
+                {**record.as_dict(), "path": list(record.path)} for record in self._history[-_NEWEST:]
+            ]
+            # Thousands of routes take longer than calls may wait for.
+            return await asyncio.to_thread(fitting, figures, self._message)
+
+
+def fitting(figures: dict[str, Any], most: int) -> Message:
+    """The message of an answer that may have `most` bytes: with less routes and records where all are too many.
+
+    ``routes_left_out`` says how many are not in it, if there are any.
+    """
+    all_routes = len(figures["routes"])
+    kept = min(all_routes, _MOST_ROUTES)
+    while True:
+        figures["routes"] = figures["routes"][:kept]
+        if kept < all_routes:
+            figures["routes_left_out"] = all_routes - kept
+        message = to_message(figures)
+        if message.ByteSize() <= most or not (kept or figures["history"]):
+            return message
+        kept //= 2
+        figures["history"] = figures["history"][(len(figures["history"]) + 1) // 2 :]

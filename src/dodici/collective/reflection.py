@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from ..core.grpc_status import GrpcStatus
-from .data_plane import ServerCall, stream_stream
+from .grpc_server import ServerCall, stream_stream
 from .health import SERVICE as HEALTH
 from .names import LocalServices
 from .protos import published
@@ -40,6 +40,7 @@ class Reflection:
             self._info,
             reflection_pb2.ServerReflectionRequest.FromString,
             reflection_pb2.ServerReflectionResponse.SerializeToString,
+            lasting=True,
         )
         return {f"/{version}/ServerReflectionInfo": handler for version in VERSIONS}
 

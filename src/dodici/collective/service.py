@@ -13,23 +13,24 @@ The envelope's own gRPC status is OK whatever becomes of the call, trailing meta
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from ..core.closing import aclose
 from ..core.grpc_status import GrpcStatus
-from . import data_plane, metadata as _metadata
+from . import metadata as _metadata
 from .admission import Admission
 from .codes import http_status
-from .contracts import Call, Connecting, Identity, NoPeers, Pairs, PeerBook, Router
-from .data_plane import STATUS_DETAILS, ServerCall
+from .contracts import Call, Connecting, Identity, NoPeers, PeerBook, Router
+from .details import STATUS_DETAILS
 from .errors import CollectiveError, call_error
+from .grpc_server import Handler, ServerCall, stream_stream, unary_unary
+from .grpc_server.head import RequestHead
 from .link import BARRIER
 from .local import LocalExecutor, answer_any, decode, encode, wrong_kind
 from .names import ANY, CallKind, LocalServices, RouteKey
@@ -43,10 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dodici.collective")
 _NOBODY = Identity()
-_DRAINED: Final = 0.25
-"""Seconds for which the input of a refused call is read."""
-_PAUSE: Final = 0.02
-"""Seconds after which a client that sends nothing is not about to."""
 
 
 class CollectiveService:
@@ -84,33 +81,34 @@ class CollectiveService:
             lambda key: self.router.known_as(key),  # noqa: PLW0108 - the router may be exchanged
         )
         """What is counted of the calls that pass through here."""
-        self._own: dict[str, Any] = {
-            f"/{DISPATCHER}/Connect": data_plane.unary_unary(
+        self._own: dict[str, Handler] = {
+            f"/{DISPATCHER}/Connect": unary_unary(
                 self._connect, pb.ConnectRequest.FromString, pb.ConnectResponse.SerializeToString
             ),
-            f"/{DISPATCHER}/Serve": data_plane.unary_unary(
+            f"/{DISPATCHER}/Serve": unary_unary(
                 self._serve, pb.ServeRequest.FromString, pb.ServeResponse.SerializeToString
             ),
-            f"/{DISPATCHER}/Dispatch": data_plane.unary_unary(
+            f"/{DISPATCHER}/Dispatch": unary_unary(
                 self._dispatch, pb.DispatchRequest.FromString, pb.DispatchResponse.SerializeToString
             ),
-            f"/{DISPATCHER}/Link": data_plane.stream_stream(self._link),
-            BARRIER: data_plane.unary_unary(self._barrier),
+            f"/{DISPATCHER}/Link": stream_stream(self._link, lasting=True),
+            BARRIER: unary_unary(self._barrier),
         }
 
-    def add_handlers(self, handlers: Mapping[str, Any]) -> None:
+    def add_handlers(self, handlers: Mapping[str, Handler]) -> None:
         """Serve methods of the collector's own, by path."""
         self._own.update(handlers)
 
     # -- the transparent face ------------------------------------------------------------------------------
 
-    def method(self, path: str, metadata: Pairs) -> Any:
+    def method(self, head: RequestHead) -> Handler | None:
         """See `ServerFace.method`."""
+        path = head.path
         own = self._own.get(path)
         if own is not None:
             return own
         service, _, name = path[1:].rpartition("/")
-        hop, rest = _metadata.split(metadata)
+        hop, rest = _metadata.split(head.metadata)
         namespace = hop.get(_metadata.NAMESPACE)
         if namespace is None:
             if service.startswith("grpc."):
@@ -137,14 +135,14 @@ class CollectiveService:
                 if spec.wildcard:
                     kind = call.kind = _metadata.kind_of(hop)
                 if kind is CallKind.UNARY_UNARY:
-                    return data_plane.unary_unary(partial(self._unary_here, spec, call, hop))
+                    return unary_unary(partial(self._unary_here, spec, call, hop))
         else:
             kind = self.router.kind_of(call.key)
             if kind is None:
                 kind = call.kind = _metadata.kind_of(hop)
             if kind is CallKind.UNARY_UNARY:
-                return data_plane.unary_unary(partial(self._unary_elsewhere, call, hop))
-        return data_plane.stream_stream(partial(self._stream, call, hop))
+                return unary_unary(partial(self._unary_elsewhere, call, hop))
+        return stream_stream(partial(self._stream, call, hop))
 
     async def _unary_here(
         self, spec: MethodSpec, call: Call, hop: dict[str, str], payload: bytes, server_call: ServerCall
@@ -193,8 +191,7 @@ class CollectiveService:
                 if not self._admission.free:
                     await self._admission.check(call)
                 executor = await self.router.route(call)
-                given = data_plane.whole(payloads)
-                answers = executor.stream(call, given)
+                answers = executor.stream(call, payloads)
                 try:
                     async for answer in answers:
                         if call.initial:
@@ -203,9 +200,7 @@ class CollectiveService:
                         await server_call.write(answer)
                 finally:
                     await aclose(answers)
-                    await aclose(given)
         except CollectiveError as error:
-            await _drained(payloads)
             await server_call.fail(error, _metadata.of_failure(call, error))
         server_call.set_trailing(_metadata.of_answer(call))
 
@@ -357,27 +352,8 @@ def _asked(request: pb.ServeRequest | pb.DispatchRequest) -> RouteKey:
     return key
 
 
-def _refusal(text: str) -> Any:
-    async def refuse(payloads: AsyncIterator[bytes], server_call: ServerCall) -> None:
-        await _drained(payloads)
+def _refusal(text: str) -> Handler:
+    async def refuse(_: AsyncIterator[bytes], server_call: ServerCall) -> None:
         await server_call.fail(call_error(GrpcStatus.INVALID_ARGUMENT, text))
 
-    return data_plane.stream_stream(refuse)
-
-
-async def _drained(payloads: AsyncIterator[bytes]) -> None:
-    """Read what the client still sends, before its call is ended with an error.
-
-    A stream that ends while its client writes is INTERNAL to a client of grpc.aio, whatever its status was. One that
-    goes on writing for longer has to live with that.
-    """
-    source = aiter(payloads)
-    try:
-        async with asyncio.timeout(_DRAINED):
-            while True:
-                async with asyncio.timeout(_PAUSE):
-                    await anext(source)
-    except (StopAsyncIteration, TimeoutError):
-        pass
-    except Exception:
-        log.debug("a refused call could not be read to its end", exc_info=True)
+    return stream_stream(refuse)

@@ -2,7 +2,7 @@
 
 A collector is a server and a client with the same certificate and the same authorities. What changes in the files
 is used for connections that begin from then on; those that exist go on with what they began with, so that no call
-is lost. For arriving connections grpc asks before each handshake; a channel finds that `generation()` has grown,
+is lost. For arriving connections they are looked at before each handshake; a channel finds that `generation()` has grown,
 connects anew beside its old connection, and drops that when the last call on it has ended.
 
 What a certificate said is looked at in the handshake alone. So that no connection outlives what it was opened with by
@@ -20,13 +20,16 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..core.errors import InvalidArgumentError
 from ..core.options import check_seconds
-from ..net.tls import check_key_pair
+from ..net.tls import check_key_pair, server_context
 from . import data_plane
-from .contracts import TransportSecurity
+from .contracts import CollectorSecurity, TransportSecurity
+
+if TYPE_CHECKING:
+    import ssl
 
 _log = logging.getLogger("dodici.collective")
 GRACE: Final = 600.0
@@ -90,6 +93,7 @@ class TLS:
         self._stamp = self._look()
         self._material = self._read()
         self._generation = 0
+        self._contexts: dict[tuple[str, ...], tuple[int, ssl.SSLContext]] = {}
         self._looked = time.monotonic()
 
     def __repr__(self) -> str:
@@ -130,29 +134,30 @@ class TLS:
 
     # -- TransportSecurity
 
-    def server_credentials(self) -> Any:
-        """Credentials of a server, which follow the files."""
-        used = self._material
+    def server_context(self, alpn: tuple[str, ...]) -> ssl.SSLContext:
+        """A server's context, of the files as they are."""
+        self.reload()
+        generation = self._generation
+        known = self._contexts.get(alpn)
+        if known is not None and known[0] == generation:
+            return known[1]
+        ca = self.ca if self.require_client_cert else None
+        try:
+            context = server_context(
+                self.cert, self.key, ca, alpn, require_client_cert=self.require_client_cert
+            )
+        except InvalidArgumentError as error:
+            # Between the two writes that replace a certificate and its key.
+            if known is None:
+                raise
+            _log.warning("going on with the last certificate: %s", error)
+            return known[1]
+        self._contexts[alpn] = generation, context
+        return context
 
-        def renewed() -> _Material | None:
-            nonlocal used
-            self.reload()
-            now = self._material
-            if now is used:
-                return None
-            used = now
-            return now
-
-        return data_plane.server_tls(used, renewed, require_client_cert=self.require_client_cert)
-
-    def server_options(self) -> list[tuple[str, Any]]:
-        """What servers need besides."""
-        if self.max_age is None:
-            return []
-        return [
-            ("grpc.max_connection_age_ms", int(self.max_age * 1000)),
-            ("grpc.max_connection_age_grace_ms", int(GRACE * 1000)),
-        ]
+    def connection_age(self) -> tuple[float, float] | None:
+        """Seconds after which a client is asked for another connection, and seconds that calls have then."""
+        return None if self.max_age is None else (self.max_age, GRACE)
 
     def channel_credentials(self) -> Any:
         """Credentials of a client, as the files were last found."""
@@ -182,7 +187,7 @@ class TLS:
         return _Material(_bytes(self.key), _bytes(self.cert), None if self.ca is None else _bytes(self.ca))
 
 
-def as_security(given: Any) -> TransportSecurity | None:
+def as_security(given: Any) -> CollectorSecurity | None:
     """What `tls=` of a collector means: a `TLS`, a mapping of its arguments, or None.
 
     Raises:
@@ -196,7 +201,7 @@ def as_security(given: Any) -> TransportSecurity | None:
         if missing:
             raise InvalidArgumentError(f"tls lacks {' and '.join(sorted(missing))}")
         return TLS(**given)
-    if given is None or isinstance(given, TransportSecurity):
+    if given is None or isinstance(given, CollectorSecurity):
         return given
     raise InvalidArgumentError(f"tls must be a TLS or a mapping, not {type(given).__name__}")
 

@@ -25,8 +25,8 @@ from ..core.grpc_status import GrpcStatus
 from ..core.spans import MOST, Span, spans
 from ..core.trace import is_trace_id
 from .contracts import Authorizer
-from .data_plane import ServerCall, unary_unary
 from .errors import CollectiveError, call_error
+from .grpc_server import ServerCall, unary_unary
 from .reflection import DISPATCHER
 from .values import from_message, to_message
 

@@ -4,6 +4,8 @@ The port has the credentials of the collector's address, and is found by who has
 the answer, its host is the one that was dialled. Who comes says the id that Connect has given to its connection, and,
 with TLS, shows the certificate that goes with it: else the connection is closed.
 
+Datagrams to the same number are answered with signs of life (`life.py`).
+
 Nothing needs the port to be reached. Where a firewall, or something that shares one address among many, is in between,
 links go as calls to the collector's address.
 """
@@ -19,10 +21,12 @@ from ..core.errors import InvalidArgumentError
 from ..core.grpc_status import GrpcStatus
 from ..net.connector import Connector, ConnectTarget
 from ..net.listener import Listener
-from ..net.tls import negotiated, server_context
+from ..net.tls import negotiated
 from .addresses import split_address
 from .contracts import Identity, TransportSecurity
 from .errors import CollectiveError, call_error
+from .identity import identity_of
+from .life import LifeSign
 from .protos import link_pb2
 from .tls import TLS
 from .trunk import ROOM, Trunk, goodbye_of
@@ -65,9 +69,8 @@ class TrunkPort:
         self._accept = accept
         self._port = port if carries(security) else None
         self._tls = security if isinstance(security, TLS) else None
-        self._context: Any = None
-        self._generation = -1
         self._strangers = 0
+        self._life = LifeSign()
         self._listener: Listener[Trunk] = Listener(
             lambda: Trunk(message + ROOM),
             self._serve,
@@ -84,27 +87,20 @@ class TrunkPort:
         host, _ = split_address(address)
         if host is None or self._port is None:
             return 0
-        return await self._listener.open(host.strip("[]"), self._port)
+        if self._tls is not None:
+            self._current()
+        port = await self._listener.open(host.strip("[]"), self._port)
+        self._life.open(self._listener.addresses)
+        return port
 
     async def close(self, grace: float) -> None:
         """Take no more connections; those that there are end by themselves, or after `grace` seconds."""
         await self._listener.close(grace)
+        await self._life.close()
 
     def _current(self) -> Any:
-        tls = self._tls
-        assert tls is not None
-        generation = tls.generation()
-        if generation != self._generation:
-            try:
-                self._context = server_context(tls.cert, tls.key, tls.ca, (ALPN,))
-            except InvalidArgumentError as error:
-                # Between the two writes that replace a certificate and its key.
-                if self._context is None:
-                    raise
-                log.warning("going on with the last certificate: %s", error)
-            else:
-                self._generation = generation
-        return self._context
+        assert self._tls is not None
+        return self._tls.server_context((ALPN,))
 
     async def _serve(self, trunk: Trunk, transport: asyncio.Transport) -> None:
         if self._strangers >= _STRANGERS:
@@ -134,20 +130,6 @@ class TrunkPort:
 
     def _identity(self, transport: asyncio.Transport) -> Identity:
         return _NOBODY if self._tls is None else identity_of(transport.get_extra_info("peercert") or {})
-
-
-def identity_of(certificate: dict[str, Any]) -> Identity:
-    """The names in a certificate, as `SSLSocket.getpeercert` gives it; in the order of `data_plane.identity_of`."""
-    names: dict[str, None] = {}
-    alternatives = certificate.get("subjectAltName", ())
-    names.update((value, None) for kind, value in alternatives if kind == "URI")
-    others = [value for kind, value in alternatives if kind == "DNS"]
-    others += [
-        value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"
-    ]
-    # Whoever may choose a common name could otherwise choose another's URI.
-    names.update((value, None) for value in others if not {":", "/"} & {*value})
-    return Identity(tuple(names), tls=True)
 
 
 async def dial(address: str, port: int, *, security: TransportSecurity | None, message: int) -> Trunk:

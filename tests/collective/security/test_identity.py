@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from dodici.collective import CollectiveError, Identity
-from dodici.collective.data_plane import identity_of
-from dodici.collective.identity import CollectorName, check_connecting, collector_name, is_collector
+from dodici.collective.identity import (
+    CollectorName,
+    check_connecting,
+    collector_name,
+    identity_of,
+    is_collector,
+)
 from dodici.core.grpc_status import GrpcStatus
 
 ORDERS, USERS = "spiffe://corp/ns/orders/collector/a-1", "spiffe://corp/ns/users/collector/a-1"
@@ -74,16 +79,10 @@ def test_nobody_connects_as_anything_else(identity: Identity, claimed: str, name
 def test_kinds_of_names_are_kept_apart() -> None:
     got = identity_of(
         {
-            "transport_security_type": [b"ssl"],
-            "x509_common_name": [ORDERS.encode()],
-            "peer_dns": [b"a.example", ORDERS.encode()],
-            "peer_uri": [USERS.encode()],
-            "x509_subject_alternative_name": [b"a.example", ORDERS.encode(), USERS.encode()],
+            "subject": ((("commonName", ORDERS),),),
+            "subjectAltName": (("DNS", "a.example"), ("DNS", ORDERS), ("URI", USERS)),
         }
     )
     assert got == Identity((USERS, "a.example"), tls=True)
-    assert (
-        identity_of({"x509_common_name": [b"client"], "transport_security_type": [b"ssl"]}).name == "client"
-    )
-    assert identity_of({}) == Identity()
-    assert not identity_of({"transport_security_type": [b"insecure"]}).tls
+    assert identity_of({"subject": ((("commonName", "client"),),)}).name == "client"
+    assert identity_of({}) == Identity((), tls=True)

@@ -67,7 +67,9 @@ def test_a_policy_does_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [("", "n"), ("a", ""), ("a", "n/x"), ("a", "n", ""), (None, "n"), ("a", 5)], ids=repr
+    "wrong",
+    [("", "n"), ("a", ""), ("a", "n/x"), ("a", "n-*"), ("a", "n", ""), (None, "n"), ("a", 5)],
+    ids=repr,
 )
 def test_wrong_rules(wrong: tuple[str, ...]) -> None:
     with pytest.raises(InvalidArgumentError):

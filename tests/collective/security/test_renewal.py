@@ -48,8 +48,8 @@ async def test_a_connection_is_made_anew_at_its_age_and_no_call_is_lost(authorit
             await inside.wait()
             seen: set[str] = set()
             wrong: list[Any] = []
-            until = time.monotonic() + 2.0
-            while time.monotonic() < until:
+            until = time.monotonic() + 10.0
+            while len(seen) < 5 and time.monotonic() < until:
                 routed, direct = await asyncio.gather(
                     a.dispatch("orders", "Who-b", "Ask", target="b"), ask(client, "b")
                 )
@@ -57,7 +57,7 @@ async def test_a_connection_is_made_anew_at_its_age_and_no_call_is_lost(authorit
                     wrong.append((routed, direct))
                 seen |= connections(b.address.rpartition(":")[2])
             assert wrong == []
-            # Of the client and of a, each anew after half a second or so.
+            # Of a one, and of the client another after each half second or so.
             assert len(seen) >= 5
             # What has begun is at its connection still.
             gate.set()
@@ -144,7 +144,7 @@ async def test_a_certificate_that_changes_in_the_handshake_is_a_change(
 def test_ages(authority: Authority) -> None:
     files = authority.issue("x")
     assert TLS(*files, authority.ca).max_age == 3600.0
-    assert TLS(*files, authority.ca, max_age=None).server_options() == []
+    assert TLS(*files, authority.ca, max_age=None).connection_age() is None
     for wrong in (0, -1, "long", float("nan")):
         with pytest.raises(InvalidArgumentError, match="max_age"):
             TLS(*files, authority.ca, max_age=wrong)  # type: ignore[arg-type]

@@ -36,7 +36,10 @@ async def test_clients_of_the_authority_are_known_by_their_names(authority: Auth
                 assert await ask(client) == f"{known} "
 
 
-async def test_other_clients_are_refused(authority: Authority, foreign: Authority) -> None:
+async def test_other_clients_are_refused(
+    authority: Authority, foreign: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "dodici.net")
     async with collector("a", authority.collector("a", "orders")) as a:
         theirs = foreign.issue("a", [spiffe("orders", "a")])
         for security in (
@@ -51,6 +54,13 @@ async def test_other_clients_are_refused(authority: Authority, foreign: Authorit
             with pytest.raises(aio.AioRpcError) as refused:
                 await bare.unary_unary("/Who-a/Ask")(b"", metadata=ORDERS, timeout=5)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    told = [
+        record for record in caplog.records if "no TLS connection from 127.0.0.1 port" in record.getMessage()
+    ]
+    for why in ("unable to get local issuer", "has expired", "did not return a certificate"):
+        assert any(why in record.getMessage() for record in told), told
+    # Those who come all the time do not fill the log.
+    assert [record.levelname for record in told[:2]] == ["INFO", "DEBUG"]
 
 
 async def test_other_servers_are_refused(authority: Authority, foreign: Authority) -> None:

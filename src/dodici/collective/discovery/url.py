@@ -84,9 +84,6 @@ class EtcdTLS:
     def __init__(self, ca: bytes | None, key: bytes | None, cert: bytes | None) -> None:
         self._parts = ca, key, cert
 
-    def server_credentials(self) -> Any:
-        raise NotImplementedError("an etcd client does not serve")
-
     def channel_credentials(self) -> Any:
         return client_tls(*self._parts)
 

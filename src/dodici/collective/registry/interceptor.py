@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from ...core.errors import InvalidArgumentError
 from ...core.grpc_status import GrpcStatus
-from .. import data_plane
 from ..admission import Admission
 from ..contracts import Call, TransportSecurity
-from ..data_plane import ServerCall, ServerInterceptor
+from ..data_plane import ServerInterceptor, refusal
 from ..errors import CollectiveError, call_error
 from ..health import SERVICE as HEALTH
 from ..names import RouteKey, checked_name
@@ -77,7 +76,7 @@ class ValidationInterceptor(ServerInterceptor):  # type: ignore[misc]
         try:
             await self._check(handler_call_details.method)
         except CollectiveError as error:
-            return _refusal(error)
+            return refusal(error)
         return await continuation(handler_call_details)
 
     async def _check(self, path: Any) -> None:
@@ -94,11 +93,3 @@ class ValidationInterceptor(ServerInterceptor):  # type: ignore[misc]
 
 def _refuse_all(*_: str) -> bool:
     return False
-
-
-def _refusal(error: CollectiveError) -> Any:
-    # On the wire all kinds of call are the same: one handler refuses them all, before anything is read.
-    async def refuse(_: AsyncIterator[bytes], call: ServerCall) -> None:
-        await call.fail(error)
-
-    return data_plane.stream_stream(refuse)

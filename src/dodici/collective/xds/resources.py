@@ -156,7 +156,7 @@ def _cluster(namespace: str) -> Any:
     options = made.protocol.HttpProtocolOptions()
     keepalive = options.explicit_http_config.http2_protocol_options.connection_keepalive
     keepalive.interval.seconds = 1
-    keepalive.timeout.nanos = 500_000_000
+    keepalive.timeout.seconds = 2  # pings are answered by an event loop, which may be busy
     cluster.typed_extension_protocol_options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"].Pack(
         options
     )

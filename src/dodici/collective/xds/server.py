@@ -16,11 +16,11 @@ from typing import Any, Final, Self, TypeAlias
 
 from ...core.errors import ClientClosedError, InvalidArgumentError
 from ...core.grpc_status import GrpcStatus
-from .. import data_plane
 from ..addresses import is_loopback, split_address
-from ..contracts import Pairs, TransportSecurity
-from ..data_plane import Server, ServerCall
+from ..contracts import ServerSecurity
 from ..errors import CollectiveError, call_error
+from ..grpc_server import Handler, Server, ServerCall, stream_stream
+from ..grpc_server.head import RequestHead
 from .resources import Snapshot, messages
 from .source import EndpointSource
 from .streams import DeltaStream, WorldStream
@@ -51,7 +51,7 @@ class XdsServer:
         source: EndpointSource,
         address: str = "127.0.0.1:0",
         *,
-        security: TransportSecurity | None = None,
+        security: ServerSecurity | None = None,
         insecure: bool = False,
     ) -> None:
         if security is None and not insecure and not is_loopback(address):
@@ -71,15 +71,17 @@ class XdsServer:
         self._forget: Callable[[], None] | None = None
         self._numbers: dict[str, str | None] = {}
         self._methods = {
-            f"{_SERVICE}/StreamAggregatedResources": data_plane.stream_stream(
+            f"{_SERVICE}/StreamAggregatedResources": stream_stream(
                 partial(self._serve, WorldStream),
                 discovery.DiscoveryRequest.FromString,
                 discovery.DiscoveryResponse.SerializeToString,
+                lasting=True,
             ),
-            f"{_SERVICE}/DeltaAggregatedResources": data_plane.stream_stream(
+            f"{_SERVICE}/DeltaAggregatedResources": stream_stream(
                 partial(self._serve, DeltaStream),
                 discovery.DeltaDiscoveryRequest.FromString,
                 discovery.DeltaDiscoveryResponse.SerializeToString,
+                lasting=True,
             ),
         }
 
@@ -134,9 +136,9 @@ class XdsServer:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    def method(self, path: str, metadata: Pairs) -> Any:
+    def method(self, head: RequestHead) -> Handler | None:
         """See `ServerFace.method`."""
-        return self._methods.get(path)
+        return self._methods.get(head.path)
 
     # -- what there is
 
