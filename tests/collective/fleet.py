@@ -344,6 +344,8 @@ class _Program:
                 return self.works[0].counts
             case "running":
                 return [self.works[0].running, self.works[0].cancelled]
+            case "block":
+                time.sleep(arguments["seconds"])  # as a handler that does not yield
             case "drain":
                 await self.collector.drain()
             case "end":

@@ -17,7 +17,7 @@ from .addresses import split_address
 from .contracts import Connected, Connecting, Identity
 from .errors import call_error
 from .identity import check_connecting, is_collector
-from .link import Session
+from .link import Session, batches
 from .peer import Peer
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Arrivals:
         self, connection: str | None, peer: str, identity: Identity, frames: AsyncIterator[bytes]
     ) -> AsyncIterator[bytes]:
         """See `PeerBook.link`."""
-        with self._session(connection, peer, identity) as session:
+        with self._session(connection, peer, identity, calls=batches(self._message)) as session:
             sending: Any = session.frames(frames)
             try:
                 async for frame in sending:
@@ -158,21 +158,31 @@ class Arrivals:
             CollectiveError: UNAUTHENTICATED: it is not from whom this collector knows.
         """
         with self._session(hello.connection_id, "", identity, successor=hello.successor) as session:
-            await session.on_trunk(trunk)
+            await session.on_trunk(trunk, hello.message)
 
     @contextmanager
     def _session(
-        self, connection: str | None, peer: str, identity: Identity, *, successor: bool = False
+        self,
+        connection: str | None,
+        peer: str,
+        identity: Identity,
+        *,
+        successor: bool = False,
+        calls: bool = True,
     ) -> Iterator[Session]:
         found = self._peers.get(self.recognise(connection, peer, identity) or "")
         if found is None:
             raise call_error(GrpcStatus.UNAUTHENTICATED, "the connection is not known: call Connect first")
+        hello = self._peers.hello()
+        if not calls:
+            hello.max_calls = 0
         session = Session(
             found.id,
-            self._peers.hello(),
+            hello,
             lambda: self._peers.state(found),
             lambda call, answer: self._run(found, call, answer),
             self._message,
+            lambda: found.lately_lost,
         )
         before, found.session = found.session, session
         if before is not None and successor:

@@ -34,7 +34,9 @@ class CollectiveError(DodiciError):
         path: ids of the collectors that the call had passed.
         peer: id or address of the collector that failed, where it was another.
         refused: another collector has answered that it has not begun the call.
-        behind: what failed is an origin behind a collector (a worker that was killed, say), and not the collector.
+        silent: the other end has said nothing for so long that nothing on its connections will end by itself.
+        behind: what failed is behind the collector that says so: its origin (a worker that was killed, say), or the next
+            collector on the way.
     """
 
     code = "DODICI_ERR_COLLECTIVE"
@@ -44,6 +46,7 @@ class CollectiveError(DodiciError):
     metadata: GrpcMetadata | None = None
     path: tuple[str, ...] = ()
     refused: bool = False
+    silent: bool = False
     behind: bool = False
 
     def __init__(self, message: str = "", *, grpc_status: GrpcStatus | None = None, **facts: Any) -> None:

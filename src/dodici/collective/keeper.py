@@ -19,7 +19,7 @@ from ..core.grpc_status import GrpcStatus
 from .balance import Backoff
 from .errors import CollectiveError
 from .identity import collector_names
-from .link import follow
+from .link import batches, follow
 from .peer_health import PeerHealth
 from .policies import Reconnect
 from .renewal import renewed
@@ -142,6 +142,11 @@ class Keeper:
                 else:
                     self.apply(peer, news)
 
+            def ended() -> None:
+                # In the turn in which its calls fail: whoever looks then finds the peer lost.
+                if newest is ready and peer.keeper is keeper:
+                    self.down(peer)
+
             try:
                 await follow(
                     peer.channel,
@@ -150,22 +155,29 @@ class Keeper:
                     self._peers.hello(),
                     on_open=opened,
                     on_announcement=announced,
+                    on_end=ended,
                     trunk=trunk,
                     successor=successor,
+                    batches=batches(self._peers.message),
                 )
             finally:
-                # In the turn in which its calls fail: whoever looks then finds the peer lost.
-                if newest is ready and peer.keeper is keeper:
-                    self.down(peer)
+                ended()
 
         try:
             await renewed(link, None if trunk is None else self._peers.age)
         except CollectiveError as error:
+            if error.silent:
+                await self._reconnect(peer)
             if error.grpc_status is not GrpcStatus.UNIMPLEMENTED:
                 raise
         else:
             return
         await self._attend_unlinked(peer, answer)
+
+    async def _reconnect(self, peer: Peer) -> None:
+        """What still runs on the connections of a peer that is silent would wait for it until their deadlines."""
+        old, peer.channel = peer.channel, self._peers.channel(peer.channel.address)
+        await old.close()
 
     def apply(self, peer: Peer, news: link_pb2.Announcement) -> None:
         """Route by what a peer announces."""
@@ -225,6 +237,7 @@ class Keeper:
 
     def _rises(self, peer: Peer) -> None:
         peer.since = time.time()
+        peer.lost_at = None
         peer.failure = None
         self._picker.joined(peer.id)
 
@@ -237,6 +250,7 @@ class Keeper:
             peer.ready.clear()
         if peer.source.up and not peer.closed:
             peer.since = time.time()
+            peer.lost_at = time.monotonic()
             self._table.lost(peer.source)
         peer.source.up = peer.source.open = False
         peer.source.unwell = frozenset()

@@ -13,7 +13,8 @@ the outbox.
 An announcement is always the state at the time when there is room for it, never one that waited: a peer that reads
 slowly is told less often, and nothing piles up. It is acknowledged once it is applied, so that `Session.told()` says
 when the peer acts on it. No call that was chosen before arrives after the acknowledgement: those on the stream leave
-before it, and for those beside it a barrier goes the same way first.
+before it, and for those beside it a barrier goes the same way first. One that is large goes in parts (see `parts.py`),
+and counts when all of it is there.
 
 A stream ends by itself (the collector at the other end stops, or was lost: it is dialled again), or with ABORTED: the
 other end wants no connection any more.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +35,8 @@ from ..core.grpc_status import GrpcStatus
 from . import metadata as _metadata
 from .batch import MOST_CALLS, BatchCaller, BatchRunner, Outbox
 from .errors import CollectiveError, call_error
+from .life import probe
+from .parts import Assembly, split
 from .protos import link_pb2 as pb
 from .trunk import goodbye_of
 
@@ -51,8 +55,14 @@ _TRUNK_GREETING: Final = 2.0
 """Seconds for the first frame on a trunk. Where something in between swallows it, there is the other way."""
 _SUPERSEDED: Final = 1.0
 """Seconds for which calls are still taken on a stream whose successor is there."""
+_ROOMY: Final = 1024 * 1024
+"""Bytes of a message that is large enough for every frame."""
 _BARRIER: Final = 1.0
 """Seconds for a barrier."""
+_LOOK: Final = 0.5
+"""Seconds between two questions to the other end of a link that is a stream of a channel's."""
+_ANSWER: Final = 1.25
+"""Seconds for an answer."""
 
 
 class Follower:
@@ -63,6 +73,8 @@ class Follower:
         on_open: called with the other end's hello, and with what makes calls on the link if it takes any.
         on_announcement: called with each announcement; it is acknowledged when this returns.
         settle: waits until calls that were made beside the link have arrived; None: they come on the same connection.
+        on_end: called when the other end ends it, before the calls on it fail.
+        calls: whether the link carries calls; False: not even if the peer takes them there.
     """
 
     def __init__(
@@ -71,8 +83,13 @@ class Follower:
         on_open: Callable[[pb.Hello, BatchCaller | None], None],
         on_announcement: Callable[[pb.Announcement], None],
         settle: Callable[[], Awaitable[None]] | None = None,
+        *,
+        on_end: Callable[[], None] = lambda: None,
+        calls: bool = True,
     ) -> None:
         self.outbox = Outbox()
+        self._on_end = on_end
+        self._calls = calls
         self.on_greeted: Callable[[], None] | None = None
         """Called when the first announcement has come."""
         self._peer = peer
@@ -80,6 +97,7 @@ class Follower:
         self._on_announcement = on_announcement
         self._settle = settle
         self._settling: set[asyncio.Task[None]] = set()
+        self._assembly = Assembly(peer)
         self._caller: BatchCaller | None = None
 
     def received(self, frame: pb.LinkFrame) -> None:
@@ -92,11 +110,13 @@ class Follower:
         if what is None:
             return
         if what == "hello":
-            if frame.hello.max_calls and caller is None:
+            if frame.hello.max_calls and self._calls and caller is None:
                 self._caller = caller = BatchCaller(self.outbox, self._peer, frame.hello.max_calls)
             self._on_open(frame.hello, caller)
         elif what == "announcement":
-            news = frame.announcement
+            news = self._assembly.add(frame.announcement)
+            if news is None:
+                return
             self._on_announcement(news)
             if self.on_greeted is not None:
                 self.on_greeted()
@@ -109,6 +129,7 @@ class Follower:
                 self._settling.add(settling)
                 settling.add_done_callback(self._settling.discard)
         elif what == "goodbye" and caller is not None:
+            self._on_end()
             # 0 says nothing: whoever ends a trunk from outside of a link does not know its calls.
             caller.fail(f"the link to {self._peer} has ended", last=frame.goodbye.last_call or None)
 
@@ -134,8 +155,10 @@ async def follow(
     *,
     on_open: Callable[[pb.Hello, BatchCaller | None], None],
     on_announcement: Callable[[pb.Announcement], None],
+    on_end: Callable[[], None],
     trunk: Callable[[], Awaitable[Trunk]] | None = None,
     successor: bool = False,
+    batches: bool = True,
 ) -> None:
     """Open a stream and keep to it. Returns when the other end closes it.
 
@@ -146,8 +169,10 @@ async def follow(
         hello: the first frame.
         on_open: see `Follower`.
         on_announcement: see `Follower`.
+        on_end: see `Follower`.
         trunk: dials a connection for the stream; None, or where that fails: it goes on the channel.
         successor: the peer is to let the stream before this one go on until its calls have ended. On trunks alone.
+        batches: whether frames with calls go through the channel, see `batches`.
 
     Raises:
         CollectiveError: UNIMPLEMENTED: the peer has no links. ABORTED: it wants no connection. UNAUTHENTICATED: it does
@@ -163,7 +188,9 @@ async def follow(
     if carrier is None and successor:
         raise call_error(GrpcStatus.UNAVAILABLE, f"{peer} cannot be dialled anew", peer=peer)
     settle = None if carrier is None else _barrier(channel)
-    end = Follower(peer, on_open, on_announcement, settle)
+    end = Follower(
+        peer, on_open, on_announcement, settle, on_end=on_end, calls=batches or carrier is not None
+    )
     try:
         async with asyncio.timeout(_GREETING) as limit:
             end.on_greeted = lambda: limit.reschedule(None)
@@ -171,7 +198,7 @@ async def follow(
                 end.outbox.control(pb.LinkFrame(hello=hello))
                 await _on_channel(channel, connection, end)
             else:
-                await _on_trunk(*carrier, channel, end)
+                await _on_trunk(*carrier, end)
     except TimeoutError:
         raise call_error(
             GrpcStatus.UNAVAILABLE, f"{peer} opened a link and said nothing for {_GREETING:g} s", peer=peer
@@ -186,22 +213,54 @@ async def follow(
 async def _on_channel(channel: Channel, connection: str, end: Follower) -> None:
     # The greeting's own limit, and not a deadline of the stream.
     stream: Any = channel.stream(PATH, end.outbox, metadata=((_metadata.CONNECTION, connection),))
-    try:
+
+    async def read() -> None:
         async for data in stream:
             end.received(_read(data))
+
+    tasks = [asyncio.create_task(read()), asyncio.create_task(_answers(channel))]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         end.outbox.close()
         await stream.aclose()
 
 
-async def _on_trunk(trunk: Trunk, first: pb.LinkFrame, channel: Channel, end: Follower) -> None:
+async def _answers(channel: Channel) -> None:
+    """Ask the other end again and again for an answer. Raises a `CollectiveError` once there is none."""
+    while True:
+        await asyncio.sleep(_LOOK)
+        try:
+            await channel.unary(BARRIER, b"", timeout=_ANSWER)
+        except CollectiveError as error:
+            if error.grpc_status in (GrpcStatus.DEADLINE_EXCEEDED, GrpcStatus.UNAVAILABLE):
+                raise call_error(
+                    GrpcStatus.UNAVAILABLE,
+                    f"{channel.address} has not answered for {_ANSWER:g} s",
+                    peer=channel.address,
+                    silent=True,
+                ) from error
+
+
+async def _on_trunk(trunk: Trunk, first: pb.LinkFrame, end: Follower) -> None:
+    life = None if trunk.remote is None else await probe(*trunk.remote)
     try:
         end.received(first)
-        # grpc answers for a process whose loop is busy, and for none that is stopped.
-        trunk.carry(end.outbox, end.received, on_silence=lambda: not channel.connected())
+        trunk.carry(end.outbox, end.received, on_silence=_silent if life is None else life.gone)
         await trunk.ended()
     finally:
+        if life is not None:
+            life.close()
         await trunk.leave()
+
+
+def _silent(silent: float) -> bool:
+    return silent > _LOOK + _ANSWER
 
 
 async def _open(
@@ -251,6 +310,7 @@ class Session:
         state: makes the announcement for it, without its version.
         run: runs a call of the link; see `BatchRunner`.
         message: bytes that a message may have.
+        lost: whether the peer could be called, and cannot any more.
     """
 
     def __init__(
@@ -260,13 +320,16 @@ class Session:
         state: Callable[[], pb.Announcement],
         run: Callable[[pb.LinkCall, pb.LinkAnswer], Any],
         message: int,
+        lost: Callable[[], bool],
     ) -> None:
         self.peer = peer
+        self._lost = lost
         self._state = state
         self._outbox = Outbox()
         self._outbox.control(pb.LinkFrame(hello=hello))
         self._message = message
         self._runner = BatchRunner(self._outbox, run, message)
+        self._parts: deque[pb.Announcement] = deque()
         self._version = 0
         self._due = 0
         self._acknowledged = 0
@@ -311,6 +374,10 @@ class Session:
             self._runner.received(call)
         for number in frame.cancelled:
             self._runner.cancel(number)
+        if frame.HasField("hello"):
+            self._runner.answers_fit(
+                min(self._message, frame.hello.message or self._message), on_channel=True
+            )
         if frame.HasField("acknowledgement"):
             self._acknowledged = max(self._acknowledged, min(frame.acknowledgement.version, self._version))
             self._release()
@@ -328,11 +395,18 @@ class Session:
             await asyncio.gather(reader, return_exceptions=True)
             await self._close()
 
-    async def on_trunk(self, trunk: Trunk) -> None:
-        """Keep to a trunk: returns when that has ended, or after `end()`."""
-        self._runner.largest = self._message
+    async def on_trunk(self, trunk: Trunk, message: int) -> None:
+        """Keep to a trunk: returns when that has ended, or after `end()`.
+
+        Args:
+            trunk: that connection.
+            message: bytes that an answer may have for the other end; 0: it has not said.
+        """
+        self._runner.answers_fit(min(self._message, message or self._message))
         try:
-            trunk.carry(self._outbox, self.received, farewell=self._farewell)
+            trunk.carry(
+                self._outbox, self.received, on_silence=lambda _: self._lost(), farewell=self._farewell
+            )
             await trunk.ended()
         except CollectiveError as error:
             log.debug("the link of %s has ended: %s", self.peer, error.message)
@@ -375,13 +449,19 @@ class Session:
         return goodbye
 
     def _announcement(self) -> pb.LinkFrame | None:
-        announcement = self._state()
-        state = announcement.SerializeToString(deterministic=True)
-        if state == self._last and self._due <= self._acknowledged:
-            return None
-        self._last = state
-        announcement.version = self._version
-        return pb.LinkFrame(announcement=announcement)
+        if not self._parts:
+            announcement = self._state()
+            state = announcement.SerializeToString(deterministic=True)
+            if state == self._last and self._due <= self._acknowledged:
+                return None
+            self._last = state
+            announcement.version = self._version
+            self._parts.extend(split(announcement, len(state), self._message))
+        part = self._parts.popleft()
+        if self._parts or part.version != self._version:
+            # What is left of it, or what has changed since it began.
+            self._outbox.latest(self._announcement)
+        return pb.LinkFrame(announcement=part)
 
     async def _read(self, arriving: AsyncIterator[bytes]) -> None:
         try:
@@ -399,7 +479,12 @@ class Session:
                 waiter.set_result(None)
 
 
-def hello(collector_id: str, address: str, epoch: int, namespaces: tuple[str, ...]) -> pb.Hello:
+def batches(message: int) -> bool:
+    """Whether a stream of grpc's whose messages may have so many bytes carries calls: of frames with many, there has to be room."""
+    return message >= _ROOMY
+
+
+def hello(collector_id: str, address: str, epoch: int, namespaces: tuple[str, ...], message: int) -> pb.Hello:
     """The first frame in either direction."""
     return pb.Hello(
         version=VERSION,
@@ -408,6 +493,7 @@ def hello(collector_id: str, address: str, epoch: int, namespaces: tuple[str, ..
         epoch=epoch,
         namespaces=namespaces,
         max_calls=MOST_CALLS,
+        message=message,
     )
 
 

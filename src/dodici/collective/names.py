@@ -33,6 +33,8 @@ ANY: Final = "*"
 """The method of a spec, and of a route, that stands for all methods of a service."""
 OWN: Final = "~"
 """What the names of the collective's own methods begin with."""
+_LONGEST: Final = 1024
+"""Characters of a name: a path of two of them is far below what a head of HTTP/2 may have."""
 _NAME = re.compile(r"[!-.0-~]+").fullmatch
 
 
@@ -133,8 +135,11 @@ class LocalServices:
         self._callbacks: list[Callable[[], None]] = []
         self.descriptors: dict[str, ServiceDescriptor] = {}
         """Descriptors by full name, of what was added with one."""
+        self.known: dict[tuple[str, str], None] = {}
+        """Every (namespace, service) that there was, also if it is no more; the service of a namespace itself is empty."""
         for namespace in namespaces:
             self._joined[checked_name("namespace", namespace)] = None
+            self.known[namespace, ""] = None
         self._namespaces = tuple(self._joined)
 
     # -- what is there -------------------------------------------------------------------------------------
@@ -206,15 +211,45 @@ class LocalServices:
                 checked_name(part, getattr(spec, part))
             if spec.method in self._methods.get(spec.namespace, {}).get(spec.service, {}):
                 raise InvalidArgumentError(f"{spec.key} is registered already")
+        back = any(spec.namespace in self._methods and spec.namespace not in self._joined for spec in added)
         for spec in added:
             self._methods.setdefault(spec.namespace, {}).setdefault(spec.service, {})[spec.method] = spec
             self._joined.setdefault(spec.namespace)
+            self.known[spec.namespace, ""] = self.known[spec.namespace, spec.service] = None
             if descriptor is not None:
                 shorts = self._short.setdefault(spec.namespace, {})
-                shorts.setdefault(spec.service.rpartition(".")[2], spec.service)
+                short = spec.service.rpartition(".")[2]
+                shorts.setdefault(short, spec.service)
+                self.known[spec.namespace, short] = None
         if descriptor is not None:
             self.descriptors[descriptor.full_name] = descriptor
-        self._changed()
+        if back:
+            self._changed()
+        else:
+            # What was found before still is: to look for it anew would make many registrations a matter of minutes.
+            for spec in added:
+                self._find(spec)
+            if descriptor is not None:
+                # The short name is one of the methods that were there before, too.
+                for namespace, service in {(spec.namespace, spec.service) for spec in added}:
+                    for spec in self._methods[namespace][service].values():
+                        self._find(spec)
+            self._namespaces = tuple(self._joined)
+            self.touched()
+
+    def _find(self, spec: MethodSpec) -> None:
+        """Have a method that was added found, under its own name and the short one."""
+        namespace, service, method = spec.key
+        names = [service]
+        short = service.rpartition(".")[2]
+        if self._short.get(namespace, {}).get(short) == service:
+            exact = self._methods[namespace].get(short, {})
+            names += [short] if method not in exact else []
+        for name in names:
+            if spec.wildcard:
+                self._wildcards[namespace, name] = spec
+            else:
+                self._found[namespace, name, method] = spec
 
     def remove(self, namespace: str, service: str, method: str | None = None) -> tuple[MethodSpec, ...]:
         """Take back a method, or all of a service, under the name with which it was added; what was there.
@@ -250,6 +285,7 @@ class LocalServices:
         if checked_name("namespace", namespace) in self._joined:
             return False
         self._joined[namespace] = None
+        self.known[namespace, ""] = None
         self._changed()
         return True
 
@@ -293,14 +329,18 @@ def checked_name(part: str, name: object) -> str:
     """A name that can be a part of a route.
 
     Raises:
-        InvalidArgumentError: it is no text, or is empty, or has "/" or what metadata cannot hold.
+        InvalidArgumentError: it is no text, is empty or too long, or has "/" or what metadata cannot hold.
     """
     if not isinstance(name, str):
         raise InvalidArgumentError(f"{part} must be a str, not {type(name).__name__}")
     if not name:
         raise InvalidArgumentError(f"{part} is empty")
     if _NAME(name) is None:
-        raise InvalidArgumentError(f"{part} may have visible ASCII characters, and no '/': not {name!r}")
+        raise InvalidArgumentError(
+            f"{part} may have visible ASCII characters, and no '/': not {name[:100]!r}"
+        )
+    if len(name) > _LONGEST:
+        raise InvalidArgumentError(f"{part} may have {_LONGEST} characters, not {len(name)}")
     return name
 
 

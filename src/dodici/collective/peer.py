@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .link import Session
     from .protos.link_pb2 import Announcement
 
+_LATELY = 10.0
 _SERVE = "/collector.CollectiveDispatcher/Serve"
 
 
@@ -112,6 +113,8 @@ class Peer:
         self.failure: CollectiveError | None = None
         """Why it could not be called the last time."""
         self.since = time.time()
+        self.lost_at: float | None = None
+        """When its link was lost, on the monotonic clock; None while it is up, or if it never was."""
         self.last_activity = 0.0
         self._lanes: dict[str, Candidates] = {}
 
@@ -119,6 +122,14 @@ class Peer:
     def live(self) -> bool:
         """It can be called, or keeps its link here open."""
         return self.source.up or self.session is not None
+
+    @property
+    def lately_lost(self) -> bool:
+        """Its link was up until a moment ago. What it says, or does not say, on other ways is looked at with that in mind.
+
+        One that cannot be dialled for longer than that may be there all the same, behind a firewall.
+        """
+        return self.lost_at is not None and time.monotonic() - self.lost_at < _LATELY
 
     def lane(self, picker: Picker, namespace: str) -> Any:
         """What the picker counts calls by that have to go to this peer."""

@@ -1,7 +1,8 @@
 """The collectors that this one is connected to.
 
-`Peers` owns them, one `Peer` for each id, with one channel. Connect is mutual: who is called dials back, so that each
-of the two ends has a channel and a link of its own, and either of them finds the other again after a restart.
+`Peers` owns them, one `Peer` for each id, with one channel; how it gets to know them is in `introductions.py` for those
+that it dials, and in `arrivals.py` for those that come. Connect is mutual: who is called dials back, so that each of the
+two ends has a channel and a link of its own, and either of them finds the other again after a restart.
 
 Each peer has one task (see `keeper.py`): Connect, then the link until that ends, then again, after a wait that grows and
 is drawn at random. A peer that this collector has asked for is dialled for as long as it runs; one that has come by
@@ -18,24 +19,22 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ..core.errors import InvalidArgumentError, MeshTimeoutError
+from ..core.errors import MeshTimeoutError
 from ..core.grpc_status import GrpcStatus
-from .addresses import split_address
 from .announce import RouteTable
 from .arrivals import Arrivals
 from .balance import Picker
 from .contracts import TransportSecurity
-from .data_plane import Channel
-from .errors import CollectiveError, call_error
-from .greeting import greet
+from .data_plane import KEEPALIVE, Channel
+from .errors import call_error
+from .introductions import Introductions
 from .keeper import Keeper
 from .link import hello
-from .names import checked_name
-from .peer import Connection, ConnectResult, Peer
+from .peer import Connection, Peer
 from .protos import collector_pb2, link_pb2
 from .tls import TLS
 from .trunk_port import carries, dial
@@ -48,11 +47,13 @@ log = logging.getLogger("dodici.collective")
 
 ACKNOWLEDGED_IN: Final = 5.0
 """Seconds in which peers acknowledge what is announced."""
-_DIALLED_BACK: Final = 2.0
-"""Seconds that `connect_to` waits for the other end to dial back. One that cannot is used all the same."""
+_SILENT: Final = 0.5
+"""Seconds without a link after which nobody waits for what a peer acknowledges: one that only began anew is back by then."""
+_LOOK: Final = 0.25
+"""Seconds between two looks at who is to be waited for."""
 
 
-class Peers:
+class Peers(Introductions):
     """The peers of a collector. Implements `Announcer`; its `arrivals` is the `PeerBook`.
 
     Args:
@@ -82,11 +83,12 @@ class Peers:
         self._table = table
         self._picker = picker
         self._security = security
-        self._message = message
+        self.message = message
         self._peers: dict[str, Peer] = {}
         self._tokens: dict[str, Peer] = {}
-        self._address = ""
-        self._epoch = 0
+        self._causes: dict[str, str] = {}
+        self.address = ""
+        self.epoch = 0
         self.version = 1
         """Of what is announced; grows with each change."""
         self.running = False
@@ -103,7 +105,7 @@ class Peers:
 
     def start(self, address: str, epoch: int) -> None:
         """The collector listens, at that address."""
-        self._address, self._epoch = address, epoch
+        self.address, self.epoch = address, epoch
         self.draining = False
         self.running = True
 
@@ -176,117 +178,6 @@ class Peers:
 
     # -- connecting ----------------------------------------------------------------------------------------
 
-    async def connect_to(
-        self, address: str, namespaces: Iterable[str] | None, timeout: float, *, wanted: bool = True
-    ) -> ConnectResult:
-        """Connect to the collector at an address. See `Collector.connect_to`.
-
-        One that is not `wanted` is given up after a minute of silence, as if it had come by itself.
-
-        Raises:
-            ItselfError: it is this collector.
-        """
-        split_address(address)
-        offer = self._offered(namespaces)
-        deadline = time.monotonic() + timeout
-        before = set(self._peers)
-        known = self._at(address)
-        channel = known.channel if known else self.channel(address)
-        try:
-            peer = await self._introduce(channel, offer, deadline, wanted)
-        except CollectiveError:
-            if known is None or not (known.closed or channel.given_up):
-                raise
-            # The other end, or this one, has closed that connection meanwhile.
-            peer = await self._introduce(self.channel(address), offer, deadline, wanted)
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await peer.ready.wait()
-        except TimeoutError:
-            pass
-        if peer.closed or not peer.ready.is_set():
-            why = f": {peer.failure.message}" if peer.failure is not None else ""
-            if peer.id not in before and not peer.closed:
-                self.forget(peer)
-            raise call_error(
-                GrpcStatus.UNAVAILABLE, f"{peer.id} at {address} has opened no link{why}", peer=address
-            ) from peer.failure
-        await self._met(peer, deadline)
-        return ConnectResult(peer.connection, self.shared(peer), peer.id)
-
-    def _at(self, address: str) -> Peer | None:
-        for peer in self._peers.values():
-            if peer.source.up and address in (peer.channel.address, peer.advertised):
-                return peer
-        return None
-
-    async def _introduce(
-        self, channel: Channel, offer: frozenset[str] | None, deadline: float, wanted: bool
-    ) -> Peer:
-        """Call Connect, and make a peer of whoever answers. A channel that nobody then needs is closed."""
-        peer: Peer | None = None
-        patience = max(0.0, deadline - time.monotonic())
-        epoch = self._epoch
-        try:
-            answer = await self.greet(channel, offer, patience)
-            if not self.running or self._epoch != epoch:
-                raise call_error(GrpcStatus.UNAVAILABLE, f"{self._own_id} was stopped meanwhile")
-            channel.check()
-            peer = self.adopt(answer, channel, offer, wanted=wanted)
-        except CollectiveError as error:
-            if error.grpc_status is GrpcStatus.DEADLINE_EXCEEDED:
-                raise call_error(
-                    GrpcStatus.UNAVAILABLE,
-                    f"no collector has answered at {channel.address} for {patience:.3g} s",
-                    peer=channel.address,
-                ) from error
-            raise
-        finally:
-            if not any(known.channel is channel for known in self._peers.values()):
-                await channel.close()
-        return peer
-
-    async def _met(self, peer: Peer, deadline: float) -> None:
-        """Wait until the peer can call this collector, too."""
-        if peer.source.open:
-            return
-        patience = min(_DIALLED_BACK, max(0.0, deadline - time.monotonic()))
-        try:
-            async with asyncio.timeout(patience):
-                await peer.met.wait()
-                if peer.session is not None:
-                    await peer.session.told(1)
-        except TimeoutError:
-            log.warning(
-                "%s: %s has not dialled back to %s yet: it cannot send calls here",
-                self._own_id,
-                peer.id,
-                self._address,
-            )
-
-    def _offered(self, namespaces: Iterable[str] | None) -> frozenset[str] | None:
-        if namespaces is None:
-            return None
-        if isinstance(namespaces, str | bytes) or not isinstance(namespaces, Iterable):
-            raise InvalidArgumentError(f"namespaces must be a list of str, not {namespaces!r}")
-        asked = [checked_name("namespace", name) for name in namespaces]
-        lacking = [name for name in asked if name not in self._services.namespaces]
-        if lacking:
-            log.warning("%s is not in %s: not shared", self._own_id, ", ".join(map(repr, lacking)))
-        return frozenset(asked)
-
-    async def greet(
-        self, channel: Channel, offer: frozenset[str] | None, timeout: float
-    ) -> collector_pb2.ConnectResponse:
-        """Call Connect; see `greeting.greet`."""
-        request = collector_pb2.ConnectRequest(
-            collector_id=self._own_id,
-            address=self._address,
-            namespaces=[n for n in self._services.namespaces if offer is None or n in offer],
-            epoch=self._epoch,
-        )
-        return await greet(channel, request, timeout)
-
     def adopt(
         self,
         answer: collector_pb2.ConnectResponse,
@@ -326,9 +217,7 @@ class Peers:
         """What dials a connection for the link to who has answered on a channel; None if there can be none."""
         if not 0 < answer.link_port < 65536 or not carries(self._security):
             return None
-        return partial(
-            dial, channel.address, answer.link_port, security=self._security, message=self._message
-        )
+        return partial(dial, channel.address, answer.link_port, security=self._security, message=self.message)
 
     @property
     def age(self) -> tuple[Callable[[], int], float | None] | None:
@@ -336,8 +225,8 @@ class Peers:
         security = self._security
         return (security.generation, security.max_age) if isinstance(security, TLS) else None
 
-    def channel(self, address: str, keepalive: tuple[float, float] = (1.0, 0.5)) -> Channel:
-        return Channel(address, security=self._security, message=self._message, keepalive=keepalive)
+    def channel(self, address: str, keepalive: tuple[float, float] = KEEPALIVE) -> Channel:
+        return Channel(address, security=self._security, message=self.message, keepalive=keepalive)
 
     def redial(
         self, peer: Peer, channel: Channel, answer: collector_pb2.ConnectResponse | None = None
@@ -391,7 +280,7 @@ class Peers:
         await asyncio.gather(*self._disposals, return_exceptions=True)
 
     def hello(self) -> link_pb2.Hello:
-        return hello(self._own_id, self._address, self._epoch, self._services.namespaces)
+        return hello(self._own_id, self.address, self.epoch, self._services.namespaces, self.message)
 
     # -- Announcer -----------------------------------------------------------------------------------------
 
@@ -411,26 +300,30 @@ class Peers:
     async def acknowledged(self, version: int, timeout: float = ACKNOWLEDGED_IN) -> None:
         """Return when the connected peers have applied that version of the state.
 
+        Nobody waits for a peer that cannot be called any more: pings have found that it does not answer.
+
         Raises:
             MeshTimeoutError: some have not within `timeout` seconds; it names them, and where they are.
         """
         deadline = time.monotonic() + timeout
         # Again where a session has a successor meanwhile, which is told the same.
-        while waits := [
-            asyncio.create_task(peer.session.told(version))
+        while late := [
+            peer.session
             for peer in self._peers.values()
-            if peer.session is not None and not peer.session.knows(version)
+            if peer.session is not None and not peer.session.knows(version) and not _is_silent(peer)
         ]:
+            patience = min(deadline - time.monotonic(), _LOOK)
+            if patience <= 0:
+                break
+            waits = [asyncio.create_task(session.told(version)) for session in late]
             try:
-                _, late = await asyncio.wait(waits, timeout=max(0.0, deadline - time.monotonic()))
+                await asyncio.wait(waits, timeout=patience)
             finally:
                 for task in waits:
                     task.cancel()
-            if late:
-                silent = self.silent(version)
-                if silent:
-                    raise silence(silent, f" within {timeout:g} s")
-                return
+        silent = self.silent(version)
+        if silent:
+            raise silence(silent, f" within {timeout:g} s" if late else "")
 
     def silent(self, version: int) -> tuple[tuple[str, str, int], ...]:
         """The connected peers that have not applied that version: id, address and 0, as `MeshTimeoutError.members`."""
@@ -452,11 +345,15 @@ class Peers:
         offer = peer.source.offer
         return link_pb2.Announcement(
             collector_id=self._own_id,
-            epoch=self._epoch,
+            epoch=self.epoch,
             namespaces=[n for n in self._services.namespaces if offer is None or n in offer],
             routes=self._table.export(peer.source),
             draining=self.draining,
         )
+
+
+def _is_silent(peer: Peer) -> bool:
+    return peer.lost_at is not None and time.monotonic() - peer.lost_at > _SILENT
 
 
 def _state(peer: Peer) -> Literal["connected", "draining", "lost"]:

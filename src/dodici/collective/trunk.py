@@ -16,8 +16,8 @@ Flow control. A transport that is full is told of no news: calls wait in the out
 too many answers wait there, no more is read.
 
 Who lives. An end from which nothing has come for half a second is pinged, and if that is not answered in the next half
-`on_silence` is asked again and again what to make of it: a process that is stopped and one whose loop is busy look the same from
-here. After ten seconds of silence the connection is cut in any case.
+`on_silence` is asked again and again what to make of it (see `life.py`): a process that is stopped and one whose loop is
+busy look the same from here. After ten seconds of silence the connection is cut in any case.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class Trunk(asyncio.Protocol):
         self._largest = largest
         self._limit = min(FIRST, largest)
         self._transport: asyncio.Transport | None = None
+        self.remote: tuple[str, int] | None = None
+        """Host and port of the other end."""
         self._buffer = bytearray()
         self._reading = True
         self._full = False
@@ -81,7 +83,7 @@ class Trunk(asyncio.Protocol):
         self._closing = False
         self._outbox: Outbox | None = None
         self._on_frame: Callable[[pb.LinkFrame], None] | None = None
-        self._on_silence: Callable[[], bool] = lambda: False
+        self._on_silence: Callable[[float], bool] = lambda _: False
         self._farewell: Callable[[], pb.Goodbye] = pb.Goodbye
         self._timer: asyncio.TimerHandle | None = None
         self._heard = self._due = self._asked = 0.0
@@ -111,7 +113,7 @@ class Trunk(asyncio.Protocol):
         outbox: Outbox,
         on_frame: Callable[[pb.LinkFrame], None],
         *,
-        on_silence: Callable[[], bool] = lambda: False,
+        on_silence: Callable[[float], bool] = lambda _: False,
         farewell: Callable[[], pb.Goodbye] = pb.Goodbye,
     ) -> None:
         """Carry a link from now on.
@@ -119,7 +121,8 @@ class Trunk(asyncio.Protocol):
         Args:
             outbox: what is sent. When it is closed and empty, the connection ends.
             on_frame: called with each frame that arrives, pings excepted. What it raises ends the connection.
-            on_silence: called while the other end says nothing and answers no ping; True: it is lost.
+            on_silence: called with the seconds for which the other end has said nothing and answered no ping, again and
+                again; True: it is lost.
             farewell: makes what is said last, when the connection ends by the outbox.
         """
         self._outbox, self._on_frame = outbox, on_frame
@@ -171,6 +174,8 @@ class Trunk(asyncio.Protocol):
     # -- asyncio.Protocol ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        remote = transport.get_extra_info("peername")
+        self.remote = (str(remote[0]), int(remote[1])) if isinstance(remote, tuple) else None
         self._transport = transport  # type: ignore[assignment]  # a stream's, whichever loop it is of
         transport.set_write_buffer_limits(high=_BUFFERED)  # type: ignore[attr-defined]
 
@@ -350,8 +355,10 @@ class Trunk(asyncio.Protocol):
             self._asked = now
             self.send(_PING)
             self._look_at(now + _ANSWER)
-        elif silent > _DEAD or self._on_silence():
-            self.abort(call_error(GrpcStatus.UNAVAILABLE, f"nothing has come for {silent:.1f} s"))
+        elif silent > _DEAD or self._on_silence(silent):
+            self.abort(
+                call_error(GrpcStatus.UNAVAILABLE, f"nothing has come for {silent:.1f} s", silent=True)
+            )
         else:
             self._look_at(now + _LOOK)
 

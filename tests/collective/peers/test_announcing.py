@@ -6,7 +6,9 @@ import asyncio
 import time
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 from tests.collective.fleet import fleet, routed, serve, settled, until
 
 from dodici.collective import balance
@@ -302,3 +304,44 @@ async def test_many_changes_are_told_as_few() -> None:
             b.register_service("shop", "Many", f"M{number}", nothing)
         await until(lambda: len(a._peers.get("b").source.routes) == 300)  # type: ignore[union-attr]
         assert applied <= 3
+
+
+KEYS = [RouteKey("shop", "Work", name) for name in ("Who", "See", "*")] + [RouteKey("bad/name", "S", "M")]
+some_route = st.builds(
+    lambda key, path, weight, idempotent: route(*path, key=key, weight=weight, idempotent=idempotent),
+    st.sampled_from(KEYS),
+    st.lists(st.sampled_from(["me", "c", "d", "e", "f"]), max_size=5),
+    st.sampled_from([0.0, 0.5, 1.0, float("nan")]),
+    st.booleans(),
+)
+
+
+@settings(max_examples=50, deadline=None)  # the pace of the machine is not what is tested
+@given(st.lists(st.lists(some_route, max_size=6) | st.none(), max_size=6))
+def test_what_was_read_before_means_the_same_as_what_is_read_anew(news: list[list[pb.Route] | None]) -> None:
+    of = table()
+    sources = [peer(of, "b"), peer(of, "x")]
+    of.apply(sources[1], announcement(route(), route(key=KEYS[1])))
+    for routes in news:
+        if routes is None:  # the link was lost, and is back
+            of.lost(sources[0])
+            sources[0].up = True
+            continue
+        of.apply(sources[0], announcement(*routes))
+        anew = table()
+        fresh = [peer(anew, "b"), peer(anew, "x")]
+        anew.apply(fresh[1], announcement(route(), route(key=KEYS[1])))
+        anew.apply(fresh[0], announcement(*routes))
+        assert sources[0].routes == fresh[0].routes
+        assert dict(of.learned()) == dict(anew.learned())
+        for key in KEYS:
+            tiers = [
+                [
+                    (tier.hops, {each.peer: each.weight for each in tier.candidates})
+                    for tier in (group.tiers if group else ())
+                ]
+                for group in (of.group(key), anew.group(key))
+            ]
+            assert tiers[0] == tiers[1]
+        one, other = (sorted(str(each) for each in t.export(Source("y"))) for t in (of, anew))
+        assert one == other

@@ -43,6 +43,34 @@ async def test_an_answer_with_too_much_metadata_fails_alone() -> None:
         assert (await held).output == "b"
 
 
+@pytest.mark.parametrize("link_port", [0, None])
+async def test_an_answer_that_is_too_large_for_who_has_asked_fails_alone(link_port: int | None) -> None:
+    """Its own collector may send more than the other takes."""
+    async with fleet(a={"limits": SMALL, "link_port": link_port}, b={"link_port": link_port}) as (a, b):
+        work = serve(b)
+        b.register_service("shop", "Large", "Get", lambda context, given: bytes(given))
+        await a.connect_to(b.address)
+        since = a.connections[0].since
+        held = asyncio.create_task(a.dispatch("shop", "Work", "Hold"))
+        await until(lambda: work.running == 1)
+        for size in (110_000, 1_200_000, 5_000_000):
+            assert (await a.dispatch("shop", "Large", "Get", size)).status == 429
+        fits = await a.dispatch("shop", "Large", "Get", 30_000)
+        assert (int(fits.status), fits.output) == (200, bytes(30_000))
+        work.released.set()
+        assert (await held).output == "b"
+        assert (a.connections[0].state, a.connections[0].since) == ("connected", since)
+
+
+async def test_an_input_that_is_too_large_for_who_is_asked_fails_alone() -> None:
+    async with fleet(a={}, b={"limits": Limits(message=10_000)}) as (a, b):
+        b.register_service("shop", "Large", "Count", lambda context, given: len(given))
+        await a.connect_to(b.address)
+        refused = (await a.dispatch("shop", "Large", "Count", bytes(20_000))).status
+        assert (int(refused), "10000 are allowed" in refused.message) == (429, True)
+        assert (await a.dispatch("shop", "Large", "Count", bytes(9000))).output == 9000
+
+
 def test_answers_without_payloads_fill_an_outbox_too() -> None:
     outbox = Outbox()
     refusal = {"code": 14, "message": "the collector takes no more calls on this link"}

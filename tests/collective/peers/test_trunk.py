@@ -470,7 +470,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 async def test_who_answers_pings_is_kept_and_who_is_lost_is_cut() -> None:
     lost = False
-    async with beside(on_silence=lambda: lost) as (made, other):
+    async with beside(on_silence=lambda _: lost) as (made, other):
         for _ in range(3):
             assert not (await other.read()).ping.answer
             other.send(pb.LinkFrame(ping=pb.Ping(answer=True)))
@@ -486,7 +486,7 @@ async def test_who_is_busy_is_waited_for_and_not_for_ever(monkeypatch: pytest.Mo
     monkeypatch.setattr(trunk, "_DEAD", 0.6)
     asked = 0
 
-    def busy() -> bool:
+    def busy(silent: float) -> bool:
         nonlocal asked
         asked += 1
         return False

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dodici/collective/protos/http.proto\x12\x0e\x64odici.http.v1\"@\n\x07Request\x12\x0c\n\x04head\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x08\x12\x0c\n\x04rest\x18\x04 \x01(\x0c\"j\n\x08Response\x12\x15\n\rinformational\x18\x01 \x03(\x0c\x12\x0c\n\x04head\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\x12\x10\n\x08trailers\x18\x05 \x01(\x0c\x12\x0c\n\x04rest\x18\x06 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dodici/collective/protos/http.proto\x12\x0e\x64odici.http.v1\"v\n\x07Request\x12\x0c\n\x04head\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x08\x12\x0c\n\x04rest\x18\x04 \x01(\x0c\x12\x0f\n\x07upgrade\x18\x05 \x01(\t\x12#\n\x05parts\x18\x06 \x03(\x0b\x32\x14.dodici.http.v1.Part\"\x85\x02\n\x08Response\x12\x15\n\rinformational\x18\x01 \x03(\x0c\x12\x0c\n\x04head\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\x12\x10\n\x08trailers\x18\x05 \x01(\x0c\x12\x0c\n\x04rest\x18\x06 \x01(\x0c\x12\x33\n\x08upgraded\x18\x07 \x01(\x0e\x32!.dodici.http.v1.Response.Upgraded\x12\x10\n\x08protocol\x18\x08 \x01(\t\x12#\n\x05parts\x18\t \x03(\x0b\x32\x14.dodici.http.v1.Part\"-\n\x08Upgraded\x12\x08\n\x04HTTP\x10\x00\x12\t\n\x05\x42YTES\x10\x01\x12\x0c\n\x08MESSAGES\x10\x02\"\x88\x01\n\x04Part\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.dodici.http.v1.Part.Kind\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04more\x18\x03 \x01(\x08\";\n\x04Kind\x12\n\n\x06\x42INARY\x10\x00\x12\x08\n\x04TEXT\x10\x01\x12\t\n\x05\x43LOSE\x10\x02\x12\x08\n\x04PING\x10\x03\x12\x08\n\x04PONG\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dodici.collective.protos.ht
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUEST']._serialized_start=55
-  _globals['_REQUEST']._serialized_end=119
-  _globals['_RESPONSE']._serialized_start=121
-  _globals['_RESPONSE']._serialized_end=227
+  _globals['_REQUEST']._serialized_end=173
+  _globals['_RESPONSE']._serialized_start=176
+  _globals['_RESPONSE']._serialized_end=437
+  _globals['_RESPONSE_UPGRADED']._serialized_start=392
+  _globals['_RESPONSE_UPGRADED']._serialized_end=437
+  _globals['_PART']._serialized_start=440
+  _globals['_PART']._serialized_end=576
+  _globals['_PART_KIND']._serialized_start=517
+  _globals['_PART_KIND']._serialized_end=576
 # @@protoc_insertion_point(module_scope)

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dodici/collective/protos/link.proto\x12\x1b\x64odici.collective.collector\"\xc4\x03\n\tLinkFrame\x12\x33\n\x05hello\x18\x01 \x01(\x0b\x32\".dodici.collective.collector.HelloH\x00\x12\x41\n\x0c\x61nnouncement\x18\x02 \x01(\x0b\x32).dodici.collective.collector.AnnouncementH\x00\x12G\n\x0f\x61\x63knowledgement\x18\x03 \x01(\x0b\x32,.dodici.collective.collector.AcknowledgementH\x00\x12\x37\n\x07goodbye\x18\x07 \x01(\x0b\x32$.dodici.collective.collector.GoodbyeH\x00\x12\x31\n\x04ping\x18\x08 \x01(\x0b\x32!.dodici.collective.collector.PingH\x00\x12\x34\n\x05\x63\x61lls\x18\x04 \x03(\x0b\x32%.dodici.collective.collector.LinkCall\x12\x38\n\x07\x61nswers\x18\x05 \x03(\x0b\x32\'.dodici.collective.collector.LinkAnswer\x12\x11\n\tcancelled\x18\x06 \x03(\x04\x42\x07\n\x05\x66rame\";\n\x07Goodbye\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tlast_call\x18\x03 \x01(\x04\"\x16\n\x04Ping\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x08\"\x9f\x01\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x14\n\x0c\x63ollector_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x12\n\nnamespaces\x18\x05 \x03(\t\x12\x11\n\tmax_calls\x18\x06 \x01(\r\x12\x15\n\rconnection_id\x18\x07 \x01(\t\x12\x11\n\tsuccessor\x18\x08 \x01(\x08\"\xb0\x01\n\x05Route\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x33\n\x04kind\x18\x04 \x01(\x0e\x32%.dodici.collective.collector.CallKind\x12\x12\n\nidempotent\x18\x05 \x01(\x08\x12\x0c\n\x04hops\x18\x06 \x01(\r\x12\x0c\n\x04path\x18\x07 \x03(\t\x12\x0e\n\x06weight\x18\x08 \x01(\x01\"\x9e\x01\n\x0c\x41nnouncement\x12\x14\n\x0c\x63ollector_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x12\n\nnamespaces\x18\x04 \x03(\t\x12\x32\n\x06routes\x18\x05 \x03(\x0b\x32\".dodici.collective.collector.Route\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\"1\n\x0f\x41\x63knowledgement\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\"+\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x87\x01\n\x08LinkCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04path\x18\x02 \x01(\t\x12<\n\x08metadata\x18\x03 \x03(\x0b\x32*.dodici.collective.collector.MetadataEntry\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x12\n\ntimeout_us\x18\x05 \x01(\x04\"\xc3\x01\n\nLinkAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12;\n\x07initial\x18\x05 \x03(\x0b\x32*.dodici.collective.collector.MetadataEntry\x12<\n\x08trailing\x18\x06 \x03(\x0b\x32*.dodici.collective.collector.MetadataEntry*R\n\x08\x43\x61llKind\x12\x0f\n\x0bUNARY_UNARY\x10\x00\x12\x10\n\x0cUNARY_STREAM\x10\x01\x12\x10\n\x0cSTREAM_UNARY\x10\x02\x12\x11\n\rSTREAM_STREAM\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dodici/collective/protos/link.proto\x12\x1b\x64odici.collective.collector\"\xc4\x03\n\tLinkFrame\x12\x33\n\x05hello\x18\x01 \x01(\x0b\x32\".dodici.collective.collector.HelloH\x00\x12\x41\n\x0c\x61nnouncement\x18\x02 \x01(\x0b\x32).dodici.collective.collector.AnnouncementH\x00\x12G\n\x0f\x61\x63knowledgement\x18\x03 \x01(\x0b\x32,.dodici.collective.collector.AcknowledgementH\x00\x12\x37\n\x07goodbye\x18\x07 \x01(\x0b\x32$.dodici.collective.collector.GoodbyeH\x00\x12\x31\n\x04ping\x18\x08 \x01(\x0b\x32!.dodici.collective.collector.PingH\x00\x12\x34\n\x05\x63\x61lls\x18\x04 \x03(\x0b\x32%.dodici.collective.collector.LinkCall\x12\x38\n\x07\x61nswers\x18\x05 \x03(\x0b\x32\'.dodici.collective.collector.LinkAnswer\x12\x11\n\tcancelled\x18\x06 \x03(\x04\x42\x07\n\x05\x66rame\";\n\x07Goodbye\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tlast_call\x18\x03 \x01(\x04\"\x16\n\x04Ping\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x08\"\xb0\x01\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x14\n\x0c\x63ollector_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x12\n\nnamespaces\x18\x05 \x03(\t\x12\x11\n\tmax_calls\x18\x06 \x01(\r\x12\x15\n\rconnection_id\x18\x07 \x01(\t\x12\x11\n\tsuccessor\x18\x08 \x01(\x08\x12\x0f\n\x07message\x18\t \x01(\x04\"\xb0\x01\n\x05Route\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x33\n\x04kind\x18\x04 \x01(\x0e\x32%.dodici.collective.collector.CallKind\x12\x12\n\nidempotent\x18\x05 \x01(\x08\x12\x0c\n\x04hops\x18\x06 \x01(\r\x12\x0c\n\x04path\x18\x07 \x03(\t\x12\x0e\n\x06weight\x18\x08 \x01(\x01\"\xac\x01\n\x0c\x41nnouncement\x12\x14\n\x0c\x63ollector_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x12\n\nnamespaces\x18\x04 \x03(\t\x12\x32\n\x06routes\x18\x05 \x03(\x0b\x32\".dodici.collective.collector.Route\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x0c\n\x04more\x18\x07 \x01(\x08\"1\n\x0f\x41\x63knowledgement\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\"+\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x87\x01\n\x08LinkCall\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04path\x18\x02 \x01(\t\x12<\n\x08metadata\x18\x03 \x03(\x0b\x32*.dodici.collective.collector.MetadataEntry\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x12\n\ntimeout_us\x18\x05 \x01(\x04\"\xc3\x01\n\nLinkAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12;\n\x07initial\x18\x05 \x03(\x0b\x32*.dodici.collective.collector.MetadataEntry\x12<\n\x08trailing\x18\x06 \x03(\x0b\x32*.dodici.collective.collector.MetadataEntry*R\n\x08\x43\x61llKind\x12\x0f\n\x0bUNARY_UNARY\x10\x00\x12\x10\n\x0cUNARY_STREAM\x10\x01\x12\x10\n\x0cSTREAM_UNARY\x10\x02\x12\x11\n\rSTREAM_STREAM\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dodici.collective.protos.link_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CALLKIND']._serialized_start=1542
-  _globals['_CALLKIND']._serialized_end=1624
+  _globals['_CALLKIND']._serialized_start=1573
+  _globals['_CALLKIND']._serialized_end=1655
   _globals['_LINKFRAME']._serialized_start=69
   _globals['_LINKFRAME']._serialized_end=521
   _globals['_GOODBYE']._serialized_start=523
@@ -40,17 +40,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PING']._serialized_start=584
   _globals['_PING']._serialized_end=606
   _globals['_HELLO']._serialized_start=609
-  _globals['_HELLO']._serialized_end=768
-  _globals['_ROUTE']._serialized_start=771
-  _globals['_ROUTE']._serialized_end=947
-  _globals['_ANNOUNCEMENT']._serialized_start=950
-  _globals['_ANNOUNCEMENT']._serialized_end=1108
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=1110
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=1159
-  _globals['_METADATAENTRY']._serialized_start=1161
-  _globals['_METADATAENTRY']._serialized_end=1204
-  _globals['_LINKCALL']._serialized_start=1207
-  _globals['_LINKCALL']._serialized_end=1342
-  _globals['_LINKANSWER']._serialized_start=1345
-  _globals['_LINKANSWER']._serialized_end=1540
+  _globals['_HELLO']._serialized_end=785
+  _globals['_ROUTE']._serialized_start=788
+  _globals['_ROUTE']._serialized_end=964
+  _globals['_ANNOUNCEMENT']._serialized_start=967
+  _globals['_ANNOUNCEMENT']._serialized_end=1139
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1141
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1190
+  _globals['_METADATAENTRY']._serialized_start=1192
+  _globals['_METADATAENTRY']._serialized_end=1235
+  _globals['_LINKCALL']._serialized_start=1238
+  _globals['_LINKCALL']._serialized_end=1373
+  _globals['_LINKANSWER']._serialized_start=1376
+  _globals['_LINKANSWER']._serialized_end=1571
 # @@protoc_insertion_point(module_scope)

@@ -55,7 +55,7 @@ class Ping(_message.Message):
     def __init__(self, answer: _Optional[bool] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("version", "collector_id", "address", "epoch", "namespaces", "max_calls", "connection_id", "successor")
+    __slots__ = ("version", "collector_id", "address", "epoch", "namespaces", "max_calls", "connection_id", "successor", "message")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     COLLECTOR_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,7 @@ class Hello(_message.Message):
     MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
     SUCCESSOR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     version: int
     collector_id: str
     address: str
@@ -72,7 +73,8 @@ class Hello(_message.Message):
     max_calls: int
     connection_id: str
     successor: bool
-    def __init__(self, version: _Optional[int] = ..., collector_id: _Optional[str] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., namespaces: _Optional[_Iterable[str]] = ..., max_calls: _Optional[int] = ..., connection_id: _Optional[str] = ..., successor: _Optional[bool] = ...) -> None: ...
+    message: int
+    def __init__(self, version: _Optional[int] = ..., collector_id: _Optional[str] = ..., address: _Optional[str] = ..., epoch: _Optional[int] = ..., namespaces: _Optional[_Iterable[str]] = ..., max_calls: _Optional[int] = ..., connection_id: _Optional[str] = ..., successor: _Optional[bool] = ..., message: _Optional[int] = ...) -> None: ...
 
 class Route(_message.Message):
     __slots__ = ("namespace", "service", "method", "kind", "idempotent", "hops", "path", "weight")
@@ -95,20 +97,22 @@ class Route(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., service: _Optional[str] = ..., method: _Optional[str] = ..., kind: _Optional[_Union[CallKind, str]] = ..., idempotent: _Optional[bool] = ..., hops: _Optional[int] = ..., path: _Optional[_Iterable[str]] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class Announcement(_message.Message):
-    __slots__ = ("collector_id", "epoch", "version", "namespaces", "routes", "draining")
+    __slots__ = ("collector_id", "epoch", "version", "namespaces", "routes", "draining", "more")
     COLLECTOR_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAMESPACES_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     collector_id: str
     epoch: int
     version: int
     namespaces: _containers.RepeatedScalarFieldContainer[str]
     routes: _containers.RepeatedCompositeFieldContainer[Route]
     draining: bool
-    def __init__(self, collector_id: _Optional[str] = ..., epoch: _Optional[int] = ..., version: _Optional[int] = ..., namespaces: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., draining: _Optional[bool] = ...) -> None: ...
+    more: bool
+    def __init__(self, collector_id: _Optional[str] = ..., epoch: _Optional[int] = ..., version: _Optional[int] = ..., namespaces: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., draining: _Optional[bool] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class Acknowledgement(_message.Message):
     __slots__ = ("epoch", "version")

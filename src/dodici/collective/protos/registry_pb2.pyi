@@ -49,14 +49,16 @@ class RegisterProtoResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[_collector_pb2.Status, _Mapping]] = ..., proto_id: _Optional[str] = ..., registered_messages: _Optional[_Iterable[str]] = ..., version: _Optional[int] = ...) -> None: ...
 
 class RegisterServiceRequest(_message.Message):
-    __slots__ = ("namespace", "service_descriptor", "file_descriptor")
+    __slots__ = ("namespace", "service_descriptor", "file_descriptor", "add_methods")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
     FILE_DESCRIPTOR_FIELD_NUMBER: _ClassVar[int]
+    ADD_METHODS_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     service_descriptor: _descriptor_pb2.ServiceDescriptorProto
     file_descriptor: _descriptor_pb2.FileDescriptorProto
-    def __init__(self, namespace: _Optional[str] = ..., service_descriptor: _Optional[_Union[_descriptor_pb2.ServiceDescriptorProto, _Mapping]] = ..., file_descriptor: _Optional[_Union[_descriptor_pb2.FileDescriptorProto, _Mapping]] = ...) -> None: ...
+    add_methods: bool
+    def __init__(self, namespace: _Optional[str] = ..., service_descriptor: _Optional[_Union[_descriptor_pb2.ServiceDescriptorProto, _Mapping]] = ..., file_descriptor: _Optional[_Union[_descriptor_pb2.FileDescriptorProto, _Mapping]] = ..., add_methods: _Optional[bool] = ...) -> None: ...
 
 class RegisterServiceResponse(_message.Message):
     __slots__ = ("status", "service_id", "registered_methods", "version")
