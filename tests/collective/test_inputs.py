@@ -28,6 +28,18 @@ async def caller(request: pytest.FixtureRequest) -> AsyncIterator[Collector]:
         async def first(context: Any, items: AsyncIterator[int]) -> int:
             return await anext(items)
 
+        async def given_up(context: Any, given: Any) -> None:
+            asyncio.get_running_loop().call_soon(other.cancel)
+            await other
+
+        async def given_up_later(context: Any, given: Any) -> AsyncIterator[int]:
+            yield 1
+            await given_up(context, given)
+
+        other: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        far.register_service("n", "S", "GivenUp", given_up)
+        far.register_service("n", "S", "GivenUpLater", given_up_later, kind="unary_stream")
+        far.register_service("n", "S", "Say", lambda context, given: given)
         far.register_service("n", "S", "First", first, kind="stream_unary")
         far.register_service("n", "S", "Sum", total, kind="stream_unary")
         far.register_service("n", "S", "Echo", echo, kind="stream_stream")
@@ -110,3 +122,43 @@ async def test_a_call_that_is_cancelled_in_its_last_moment_is_counted_as_ended(c
     assert all(peer.in_flight == 0 for peer in caller.stats().peers.values())
     async with asyncio.timeout(5):
         await caller.drain()
+
+
+@pytest.mark.parametrize("timeout", [1e18, 1e300, 10**400], ids=["1e18", "1e300", "an int"])
+async def test_a_timeout_of_ages_is_one_that_does_not_pass(caller: Collector, timeout: float) -> None:
+    said = await caller.dispatch("n", "S", "Say", "x", timeout=timeout)
+    assert (said.status, said.output) == (200, "x")
+    stream = caller.dispatch_stream("n", "S", "Echo", [1, 2], timeout=timeout)
+    assert [each async for each in stream] == [1, 2]
+
+
+async def test_a_handler_whose_own_task_was_cancelled_has_failed(caller: Collector) -> None:
+    """Nobody has cancelled the call, so somebody waits for its end."""
+    async with asyncio.timeout(5):
+        failed = await caller.dispatch("n", "S", "GivenUp")
+        assert (failed.status, failed.status.message) == (500, "n/S.GivenUp failed")
+        stream = caller.dispatch_stream("n", "S", "GivenUpLater")
+        assert await anext(stream) == 1
+        with pytest.raises(CollectiveError, match=r"n/S\.GivenUpLater failed"):
+            await anext(stream)
+    assert caller.stats().in_flight == 0
+
+
+class _Odd(BaseException):
+    """Nothing that anybody catches."""
+
+
+@pytest.mark.parametrize("caller", ["at a peer"], indirect=True)
+async def test_whatever_a_handler_raises_its_caller_hears_of_it(
+    caller: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Collector("odd", "127.0.0.1:0", namespaces=["n"]) as odd:
+
+        async def raising(context: Any, given: Any) -> None:
+            raise _Odd
+
+        odd.register_service("n", "Odd", "Raise", raising)
+        await caller.connect_to(odd.address)
+        async with asyncio.timeout(5):
+            assert (await caller.dispatch("n", "Odd", "Raise")).status == 500
+    assert "a call on a link failed" in [record.message for record in caplog.records]

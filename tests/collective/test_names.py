@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 from tests.collective.kit import OrderServicer, descriptor, order_class
 
+from dodici.collective.health import SERVING, UNKNOWN, Health
 from dodici.collective.names import ANY, CallKind, LocalServices, MethodSpec, RouteKey
 from dodici.collective.servicer import specs_of
 from dodici.core.errors import InvalidArgumentError
@@ -91,6 +95,13 @@ def test_impossible_names(part: str, name: Any) -> None:
     names: dict[str, Any] = {"namespace": "n", "service": "s", "method": "m"} | {part: name}
     with pytest.raises(InvalidArgumentError, match=part):
         LocalServices().add([MethodSpec(**names, handler=print)])
+
+
+def test_names_have_a_length() -> None:
+    services = LocalServices()
+    services.add([spec("n" * 1024, "s" * 1024, "m" * 1024)])
+    with pytest.raises(InvalidArgumentError, match="method may have 1024 characters, not 1025"):
+        services.add([spec("n", "s", "m" * 1025)])
 
 
 def test_duplicates_among_namespaces_are_one() -> None:
@@ -189,3 +200,67 @@ def test_a_wildcard_is_found_for_what_is_not_there_by_itself() -> None:
     assert services.find("n", "Users", "Other") is None
     with pytest.raises(InvalidArgumentError, match="registered already"):
         services.add([wildcard])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "add", "add", "described", "remove", "join", "leave"]),
+            st.sampled_from(["n", "m"]),
+            st.sampled_from(["Users", "a.Users", "b.Users", "Other"]),
+            st.sampled_from(["Do", "Go", ANY]),
+        ),
+        max_size=30,
+    )
+)
+def test_what_is_added_is_found_as_if_all_were_looked_at_anew(steps: list[tuple[str, str, str, str]]) -> None:
+    services = LocalServices(["n"])
+    for what, namespace, service, method in steps:
+        with contextlib.suppress(InvalidArgumentError):  # it is there already
+            match what:
+                case "add":
+                    services.add([spec(namespace, service, method)])
+                case "described":
+                    services.add([spec(namespace, service, method)], descriptor=_Named(service))  # type: ignore[arg-type]
+                case "remove":
+                    services.remove(namespace, service)
+                case "join":
+                    services.join(namespace)
+                case "leave":
+                    services.leave(namespace)
+        found, wildcards, namespaces = services._found, services._wildcards, services.namespaces
+        services._changed()
+        assert (found, wildcards, namespaces) == (services._found, services._wildcards, services.namespaces)
+
+
+def test_many_registrations_are_one_pass_each() -> None:
+    """Twenty thousand took minutes when each looked at all of those before it."""
+    services = LocalServices(["n"])
+    health = Health(services)
+    visited = 0
+
+    class Counting(dict[Any, Any]):
+        def items(self) -> Any:
+            nonlocal visited
+            visited += len(self)
+            return super().items()
+
+    services._found = Counting(services._found)
+    for number in range(500):
+        services.add([spec("n", f"S{number % 20}", f"M{number}")])
+    assert (visited, len(list(services.routes()))) == (0, 500)
+    assert health.status("n/S7") is not None
+
+
+def test_the_health_of_what_was_there_is_unknown_and_of_what_was_not_nothing() -> None:
+    services = LocalServices(["n"])
+    health = Health(services)
+    health.set_serving(True)
+    services.add([spec("n", "a.Users")], descriptor=_Named("a.Users"))  # type: ignore[arg-type]
+    services.add([spec("m", "Gone")])
+    services.remove("m", "Gone")
+    services.leave("m")
+    # Nobody has asked before, and all the same it is known that they were there.
+    assert [health.status(name) for name in ("", "n", "n/a.Users", "n/Users")] == [SERVING] * 4
+    assert [health.status(name) for name in ("m", "m/Gone")] == [UNKNOWN] * 2
+    assert health.status("n/Never") is None

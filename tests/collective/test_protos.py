@@ -88,6 +88,10 @@ GOLDEN: dict[str, tuple[Any, bytes]] = {
         ),
         b"\x0a\x01n\x12\x03\x0a\x01d\x1a\x03\x0a\x01f",
     ),
+    "RegisterServiceRequest.added": (
+        registry_pb2.RegisterServiceRequest(add_methods=True),
+        b"\x80\x01\x01",
+    ),
     "RegisterServiceResponse": (
         registry_pb2.RegisterServiceResponse(status=OK, service_id="i", registered_methods=["m"]),
         part(0x0A, OK_BYTES) + b"\x12\x01i\x1a\x01m",

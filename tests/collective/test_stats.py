@@ -10,7 +10,7 @@ from tests.collective.kit import make
 from dodici.collective import Collector
 from dodici.collective.contracts import Call
 from dodici.collective.data_plane import Channel
-from dodici.collective.inspection import PATH
+from dodici.collective.inspection import PATH, fitting
 from dodici.collective.names import RouteKey
 from dodici.collective.policies import Limits
 from dodici.collective.stats import OTHERS, UNKNOWN, Figures, Passing, Tally, status_after
@@ -226,3 +226,28 @@ async def test_inspect_tells_the_same_over_the_wire() -> None:
         assert [record["role"] for record in history] == ["serve", "entry"]
         assert history[0]["status"] == 200
         assert collector.stats().calls == 1  # to be asked is no call
+
+
+async def test_inspect_tells_as_much_as_a_message_may_have() -> None:
+    from google.protobuf.struct_pb2 import Struct
+
+    async with Collector("a", "127.0.0.1:0", namespaces=["n"], limits=Limits(message=30_000)) as collector:
+        for number in range(300):
+            collector.register_service("n", "Service", f"M{number}", lambda context, given: given)
+        for _ in range(60):
+            await collector.dispatch("n", "Service", "M0")
+        channel = Channel(collector.address)
+        try:
+            data = await channel.unary(PATH, b"", timeout=5)
+        finally:
+            await channel.close()
+    told = from_message(Struct.FromString(data))
+    assert 10_000 < len(data) <= 30_000
+    assert len(told["routes"]) + told["routes_left_out"] == 300
+    assert len(told["routes"]) > 10
+    assert told["history"][-1]["started"] == collector.history[-1].started
+
+
+def test_what_does_not_fit_at_all_is_told_without_routes() -> None:
+    told = from_message(fitting({"id": "a", "routes": [{"n": "x" * 100}], "history": [{}]}, 20))
+    assert told == {"id": "a", "routes": [], "history": [], "routes_left_out": 1}

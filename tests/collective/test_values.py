@@ -9,8 +9,8 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct, Value
-from google.protobuf.wrappers_pb2 import FloatValue, Int64Value, UInt32Value
-from hypothesis import given, settings, strategies as st
+from google.protobuf.wrappers_pb2 import FloatValue, Int64Value, StringValue, UInt32Value
+from hypothesis import given, strategies as st
 from tests.collective.kit import order, order_class
 
 from dodici.collective import CollectiveError
@@ -57,7 +57,6 @@ json = st.recursive(
 )
 
 
-@settings(deadline=None)  # the machine's pace is not what is tested
 @given(st.dictionaries(st.text(), json) | st.lists(json))
 def test_dicts_and_lists_come_back_equal(value: Any) -> None:
     assert from_any(AnyMessage.FromString(to_any(value).SerializeToString())) == value
@@ -199,3 +198,28 @@ def test_payloads_of_the_transparent_face() -> None:
 def test_answers_of_another_type_are_refused(value: Any, kind: Any, said: str) -> None:
     with pytest.raises(InvalidReturnValueError, match=said):
         to_bytes(value, kind)
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ({"sku": b"a"}, "value['sku'] is bytes"),
+        ({"kids": [{"sku": bytearray(b"")}]}, "value['kids'][0]['sku']"),
+    ],
+)
+def test_bytes_in_a_dict_are_not_taken_for_base64(value: Any, where: str) -> None:
+    with pytest.raises(InvalidReturnValueError) as caught:
+        to_bytes(value, order_class())
+    assert where in caught.value.message
+
+
+def test_a_dict_that_the_parser_stumbles_over_is_a_wrong_input() -> None:
+    struct = Struct()
+    struct.update({"value": "x"})
+    with pytest.raises(CollectiveError) as caught:
+        from_any(to_any(struct), StringValue)
+    assert caught.value.grpc_status is GrpcStatus.INVALID_ARGUMENT
+    endless: dict[str, Any] = {}
+    endless["fields"] = {"a": {"struct_value": endless}}
+    with pytest.raises(InvalidReturnValueError):
+        to_bytes(endless, Value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from ..core.errors import InvalidArgumentError
 from .addresses import check_advertised, is_loopback, split_address
@@ -14,20 +14,24 @@ from .names import CallKind
 BALANCE = ("p2c", "round_robin", "least_request", "weighted", "hash")
 _ID = re.compile(r"[A-Za-z0-9_.:@+~-]{1,128}").fullmatch
 
+LONGEST: Final = 1e9
+"""Seconds, some thirty years. What is longer is cut to that: not every carrier of calls can say it."""
+
 
 def checked_seconds(name: str, value: Any, *, zero: bool = False) -> float | None:
-    """Seconds above 0, or not below it where `zero` is allowed; None stays None.
+    """Seconds above 0, or not below it where `zero` is allowed, and not above `LONGEST`; None stays None.
 
     Raises:
         InvalidArgumentError: it is none of them.
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         raise InvalidArgumentError(f"{name} must be seconds, not {value!r}")
     if value < 0 or (value == 0 and not zero):
         raise InvalidArgumentError(f"{name} must be more than 0 seconds, not {value!r}")
-    return float(value)
+    return float(min(value, LONGEST))
 
 
 def needed_seconds(name: str, value: Any, *, zero: bool = False) -> float:

@@ -28,8 +28,7 @@ from typing import Any, Final, Literal
 from ..core.grpc_status import GrpcStatus
 from .codes import from_wire
 from .contracts import Pairs
-from .data_plane import STATUS_DETAILS
-from .details import binary, texts
+from .details import STATUS_DETAILS, binary, texts
 from .errors import CollectiveError, call_error
 from .metadata import UNSENT
 from .protos import link_pb2 as pb
@@ -309,8 +308,9 @@ class BatchRunner:
     ) -> None:
         self._outbox = outbox
         self._run = run
-        self.largest = max(message - _OVERHEAD, LARGEST)
-        """Bytes of an answer: what is left of a message of grpc's, where that is what carries it."""
+        self._message = message
+        self._largest = 0
+        self.answers_fit(message, on_channel=True)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._idle: asyncio.Future[None] | None = None
         outbox.crowd = lambda: _TURNS if self.recent > 1 or self._tasks else 0
@@ -320,6 +320,10 @@ class BatchRunner:
         """The highest id of a call that has come."""
         self.finishing = False
         """Refuse what comes: this collector is about to end."""
+
+    def answers_fit(self, message: int, *, on_channel: bool = False) -> None:
+        """Refuse answers of more than `message` bytes; on a channel, of more than its messages have room for."""
+        self._largest = max(message - _OVERHEAD, LARGEST) if on_channel else message
 
     def received(self, call: pb.LinkCall) -> None:
         """Run a call."""
@@ -362,8 +366,13 @@ class BatchRunner:
     async def _answer(self, call: pb.LinkCall) -> None:
         answer = pb.LinkAnswer(id=call.id)
         try:
+            if len(call.payload) > self._message:
+                raise call_error(
+                    GrpcStatus.RESOURCE_EXHAUSTED,
+                    f"the input has {len(call.payload)} bytes, and {self._message} are allowed",
+                )
             await self._run(call, answer)
-            if len(answer.payload) > self.largest:
+            if len(answer.payload) > self._largest:
                 size = len(answer.payload)
                 answer.ClearField("payload")
                 raise call_error(
@@ -390,8 +399,14 @@ class BatchRunner:
             )
         self._outbox.answer(answer)
 
-    def _ended(self, number: int, _: asyncio.Task[None]) -> None:
+    def _ended(self, number: int, task: asyncio.Task[None]) -> None:
         del self._tasks[number]
+        if not task.cancelled() and task.exception() is not None:
+            # No Exception, or it would have been answered. Whoever waits has to hear of it all the same.
+            log.error("a call on a link failed", exc_info=task.exception())
+            self._outbox.answer(
+                pb.LinkAnswer(id=number, code=int(GrpcStatus.INTERNAL), message="the call failed")
+            )
         if not self._tasks and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 

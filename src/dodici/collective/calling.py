@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from ..api.exchange import give_way
 from ..core.closing import aclose
 from ..core.errors import InvalidArgumentError
 from ..core.grpc_status import GrpcStatus
@@ -17,6 +19,7 @@ from . import metadata as _metadata
 from .arguments import checked_kind, checked_seconds
 from .context import CallContext, current
 from .contracts import Call, Executor, Pairs, Router
+from .deadline import is_cancelled
 from .errors import CallAbortedError, CollectiveError, call_error
 from .local import LocalExecutor
 from .names import ANY, CallKind, LocalServices, RouteKey
@@ -205,6 +208,7 @@ class Calling:
                 answer = await executor.unary(call, packed.SerializeToString())
                 output = await self._output(call, answer)
         except CollectiveError as error:
+            await give_way()
             return _result(call, error, None)
         return _result(call, None, output)
 
@@ -263,6 +267,12 @@ class Calling:
             else:
                 for value in values:
                     yield (await self._pack(call, value) if packs else to_any(value)).SerializeToString()
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            raise CallAbortedError(
+                f"the input of {call.key} was cancelled", grpc_status=GrpcStatus.CANCELLED
+            ) from error
         except Exception as error:
             failed.append(error)
             raise CallAbortedError(
@@ -284,6 +294,7 @@ class Calling:
         except CollectiveError:
             if failed:
                 raise failed[0] from None
+            await give_way()
             raise
         finally:
             try:

@@ -52,3 +52,9 @@ class Until:
     def _expire(self) -> None:
         self._expired = True
         self._task.cancel()
+
+
+def is_cancelled() -> bool:
+    """Whether it is the running task that is cancelled, and not something that it has waited for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -13,23 +13,24 @@ A peer that did not answer within `per_try_timeout` counts as one that could not
 deadline goes along, less 5 ms, so that this collector can still say that it has passed.
 
 A stream is repeated only before its first answer, and only while all of its input is still here: `Input` keeps it up to
-a limit, and reads its source in a task of its own, so that an attempt that ends takes nothing with it.
+a limit (see `replay.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core.closing import aclose
 from ..core.grpc_status import GrpcStatus
+from .arguments import LONGEST
 from .balance import Attempts, Outcome, Ticket, outcome_of, parse_pushback
 from .contracts import Call, Executor
 from .errors import CollectiveError, call_error
+from .http.framing import HTTP
 from .names import CallKind
+from .replay import Input
 
 if TYPE_CHECKING:
     from .peer import Peer
@@ -37,15 +38,7 @@ if TYPE_CHECKING:
 
 ANSWERING: Final = 0.005
 """Seconds of a deadline that a collector keeps for answering."""
-_KEPT: Final = 64 * 1024
-"""Bytes of a stream's input that are kept for another attempt, whatever others keep."""
-_KEPT_WITH_ROOM: Final = 1024 * 1024
-"""The same, as long as there is room in what all streams share."""
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
-_DRAINED: Final = 0.25
-"""Seconds for which the input of a call that has failed is read."""
-_PAUSE: Final = 0.02
-"""Seconds after which a client that sends nothing is not about to."""
 
 
 class Chosen:
@@ -115,7 +108,7 @@ class Forward:
             yield await self.unary(call, first)
             return
         router = self._router
-        given = Input(payloads, router.room)
+        given = Input(payloads, router.room, router.caution(call.key))
         try:
             while True:
                 chosen = self._choose(call)
@@ -128,9 +121,11 @@ class Forward:
                         answers = self._local.stream(call, given.from_start())
                     else:
                         self._enter(call)
-                        answers = chosen.peer.stream(call, given.from_start(), timeout)
+                        answers = chosen.peer.stream(call, given.for_transport(), timeout)
                     async for answer in answers:
-                        if not attempt.answered:
+                        if not answer and call.key.method == HTTP:
+                            given.begun()
+                        elif not attempt.answered:
                             attempt.answered = True
                             given.forget()
                             if ticket is not None:
@@ -181,15 +176,17 @@ class Forward:
             self._router.left(call)
 
     def _outcome(self, call: Call, chosen: Chosen, failure: CollectiveError) -> Outcome:
-        """What a failed attempt says about who was chosen."""
+        """What a failed attempt says about who was chosen. Whoever has sent the call here is told that it was not here."""
+        behind, failure.behind = failure.behind, failure.behind or chosen.peer is not None
         if failure.grpc_status is GrpcStatus.UNAVAILABLE and (
             failure.refused if chosen.peer is not None else failure.request_not_processed
         ):
             # It has answered. If it has said meanwhile that it takes none, the call only came late.
             return Outcome.REJECTED if self._router.offered(call, chosen) else Outcome.CANCELLED
-        if failure.behind:
-            return Outcome.FAILURE  # the collector has answered
-        return outcome_of(failure.grpc_status)
+        outcome = outcome_of(failure.grpc_status)
+        if behind and outcome in (Outcome.FAILURE, Outcome.UNREACHABLE):
+            return Outcome.BEHIND
+        return outcome
 
     def _choose(self, call: Call) -> Chosen:
         if self._first is not None:
@@ -216,7 +213,8 @@ class Forward:
         per_try = self._router.retry.per_try_timeout if self._is_entry(call) else None
         if call.deadline is None:
             return per_try, per_try is not None
-        remaining = call.deadline - time.monotonic() - ANSWERING
+        # Other clients than ours may name a deadline that no transport can pass on.
+        remaining = min(call.deadline - time.monotonic() - ANSWERING, LONGEST)
         if remaining <= 0:
             raise call_error(
                 GrpcStatus.DEADLINE_EXCEEDED,
@@ -285,138 +283,6 @@ class _Attempt:
         self.started = started
         self.answered = False
         self.outcome = Outcome.CANCELLED
-
-
-class Room:
-    """Bytes that the inputs of all streams may keep beyond `_KEPT` each, together."""
-
-    __slots__ = ("left",)
-
-    def __init__(self, left: int = 16 * 1024 * 1024) -> None:
-        self.left = left
-
-
-class Input:
-    """The input of a stream, which attempts read from its start for as long as all of it is kept.
-
-    Its source is read no further than the attempt has taken, and one message.
-    """
-
-    def __init__(self, source: AsyncIterator[bytes], room: Room) -> None:
-        self.whole = True
-        """Another attempt can be made: nothing was dropped."""
-        self.error: BaseException | None = None
-        """What the source raised."""
-        self._source = source
-        self._kept: deque[bytes] = deque()
-        self._dropped = 0
-        self._taken = 0
-        self._bytes = 0
-        self._room = room
-        self._borrowed = 0
-        self._reader = 0
-        self._ended = False
-        self._forgetting = False
-        self._draining = False
-        self._read_so_far = 0
-        self._news = asyncio.Event()
-        self._wanted = asyncio.Event()
-        self._task = asyncio.create_task(self._pump())
-
-    def from_start(self) -> AsyncIterator[bytes]:
-        """All of it, for an attempt. Ends whatever an earlier attempt reads."""
-        self._reader += 1
-        self._taken = 0
-        self._news.set()
-        return self._read(self._reader)
-
-    def forget(self) -> None:
-        """No other attempt will be made."""
-        self._forgetting = True
-        self.whole = False
-
-    async def drain(self) -> None:
-        """Read on, for nobody, until the source ends, or pauses: nobody is to be refused while he writes."""
-        self._draining = True
-        self._reader += 1
-        self._wanted.set()
-        deadline = time.monotonic() + _DRAINED
-        seen = -1
-        while not self._task.done() and seen != self._read_so_far and time.monotonic() < deadline:
-            seen = self._read_so_far
-            await asyncio.wait([self._task], timeout=_PAUSE)
-
-    async def close(self) -> None:
-        """Stop reading the source, and close it."""
-        self._reader += 1
-        self._ended = True
-        self._news.set()
-        self._give_back()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _read(self, reader: int) -> AsyncIterator[bytes]:
-        while reader == self._reader:
-            if self._taken - self._dropped < len(self._kept):
-                payload = self._kept[self._taken - self._dropped]
-                self._taken += 1
-                if self._forgetting or not self._fits():
-                    self._drop()
-                self._wanted.set()
-                yield payload
-            elif self._ended:
-                if self.error is not None:
-                    raise self.error
-                return
-            else:
-                self._news.clear()
-                self._wanted.set()
-                await self._news.wait()
-
-    def _fits(self) -> bool:
-        """Whether what is kept may be."""
-        more = self._bytes - _KEPT - self._borrowed
-        if more > 0:
-            if not self.whole or self._bytes > _KEPT_WITH_ROOM or more > self._room.left:
-                return False
-            self._room.left -= more
-            self._borrowed += more
-        return True
-
-    def _give_back(self) -> None:
-        self._room.left += self._borrowed
-        self._borrowed = 0
-
-    def _drop(self) -> None:
-        self._give_back()
-        while self._dropped < self._taken:
-            self._bytes -= len(self._kept.popleft())
-            self._dropped += 1
-            self.whole = False
-
-    async def _pump(self) -> None:
-        try:
-            async for payload in self._source:
-                self._read_so_far += 1
-                if self._draining:
-                    continue
-                self._kept.append(payload)
-                self._bytes += len(payload)
-                self._news.set()
-                while self._taken - self._dropped < len(self._kept) and not self._draining:
-                    self._wanted.clear()
-                    await self._wanted.wait()
-        except asyncio.CancelledError:
-            if self._ended:
-                raise
-            # By itself, not by `close()`: an input that was given up in the middle is not at its end.
-            self.error = call_error(GrpcStatus.CANCELLED, "the input was cancelled")
-        except Exception as error:
-            self.error = error
-        finally:
-            self._ended = True
-            self._news.set()
-            await aclose(self._source)
 
 
 def _per_try(error: CollectiveError, call: Call, peer: Peer | None, per_try: bool) -> CollectiveError:

@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
@@ -29,9 +29,9 @@ from ..core.trace import current as running, place_of
 from .balance.limiter import Limiter, Permit
 from .context import CallContext, current
 from .contracts import Call, Recorder, Spans
-from .deadline import Expired, Until
+from .deadline import Expired, Until, is_cancelled
 from .errors import CallAbortedError, CollectiveError, call_error
-from .http.framing import REST
+from .http.framing import LEAVE, REST
 from .logs import log
 from .names import CallKind
 from .values import from_any, from_bytes, parse_any, to_any, to_bytes
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .policies import Limits
 
 _ENDED = object()
+_OF_PROMISES: Final = frozenset({REST, LEAVE})
 
 
 class LocalExecutor:
@@ -87,7 +88,9 @@ class LocalExecutor:
                     result = await result
             status = GrpcStatus.OK
             return result
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             failure = self._failure(error, context)
             status = failure.grpc_status
             raise failure from error
@@ -123,7 +126,9 @@ class LocalExecutor:
             else:
                 yield result
             status = GrpcStatus.OK
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             failure = self._failure(error, context)
             status = failure.grpc_status
             raise failure from error
@@ -202,7 +207,7 @@ class LocalExecutor:
         return partial(self._release, self.limiter.beyond(namespace))
 
     async def _room(self, call: Call) -> Permit | None:
-        if (current.get() is not None and not call.peer) or call.key.method == REST:
+        if (current.get() is not None and not call.peer) or call.key.method in _OF_PROMISES:
             # What is promised has its place already.
             return None
         permit = self.limiter.acquire(call.key.namespace)
@@ -243,12 +248,13 @@ class LocalExecutor:
             self._release(permit)
         if context._span is not None:
             context._span.end(status)
-        if self.recorder is not None:
+        # To give up what was promised is no call, but the end of one.
+        if self.recorder is not None and context._call.key.method != LEAVE:
             self.recorder.ended(context._call, "serve", status, time.monotonic() - started)
 
     # -- failures ------------------------------------------------------------------------------------------
 
-    def _failure(self, error: Exception, context: CallContext) -> CollectiveError:
+    def _failure(self, error: BaseException, context: CallContext) -> CollectiveError:
         if isinstance(error, Expired):
             return call_error(
                 GrpcStatus.DEADLINE_EXCEEDED, f"{context._call.key} did not end before its deadline"

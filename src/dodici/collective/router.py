@@ -34,11 +34,13 @@ from .balance import Candidates, Picker, RetryBudget
 from .batch import deadline_of, pairs_of, put
 from .contracts import Call, Executor
 from .errors import CollectiveError, call_error
-from .forward import Chosen, Forward, Room
+from .forward import Chosen, Forward
+from .http.framing import HTTP
 from .local import LocalExecutor
 from .names import ANY, CallKind, RouteKey
 from .peers import Peers
 from .policies import Breaker, Limits, Retry
+from .replay import KEPT, KEPT_WITH_ROOM, NO_CAUTION, Caution, Room
 from .stats import Figures, Passing
 
 if TYPE_CHECKING:
@@ -50,6 +52,10 @@ if TYPE_CHECKING:
 
 HASH_KEY: Final = "x-hash-key"
 _PUSHBACK: Final = "grpc-retry-pushback-ms"
+CARRIED: Final = Caution(5.0, KEPT)
+"""The end of a carried exchange says when its origin reads the body; an origin that reads nothing needs no more of it."""
+OF_ORIGINS: Final = Caution(0.05, KEPT_WITH_ROOM)
+"""Of other methods of an origin nobody says it: what was not refused by then has begun, most probably."""
 
 
 class CollectiveRouter:
@@ -203,6 +209,13 @@ class CollectiveRouter:
         """Whether what serves the method here can refuse a call unseen, so that it goes to a peer."""
         spec = self._services.find(*call.key)
         return spec is not None and spec.capacity is not None
+
+    def caution(self, key: RouteKey) -> Caution:
+        """How the input of a stream is sent before it has begun: see `Input`."""
+        if key.method == HTTP:
+            return CARRIED
+        carried = key._replace(method=HTTP)
+        return OF_ORIGINS if self.table.known_as(carried) or self._services.find(*carried) else NO_CAUTION
 
     def offered(self, call: Call, chosen: Chosen) -> bool:
         """Whether who was chosen says still that calls of this route are accepted there."""

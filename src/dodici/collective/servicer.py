@@ -1,15 +1,17 @@
 """Servicers that protoc has generated the base of, as handlers.
 
 A generated method takes (request, context), with a context of grpc's; a handler takes (context, input). The context
-that such a method gets here is `ServicerContext`: what servicers use of grpc's own, and the call's `CallContext` for
-the rest.
+that such a method gets here is `ServicerContext` (see `servicer_context.py`). A method that streams its output is a
+generator, or a coroutine that writes to its context.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
@@ -17,80 +19,12 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ..core.closing import aclose
 from ..core.errors import InvalidArgumentError
-from ..core.grpc_status import GrpcStatus
-from ..wire.grpc.metadata import MetadataInput
-from . import details as _details, metadata as _metadata
-from .codes import chosen
 from .context import CallContext
 from .errors import CallAbortedError
 from .names import CallKind, MethodSpec
+from .servicer_context import ServicerContext
 
 _SAFE = {MethodOptions.IDEMPOTENT, MethodOptions.NO_SIDE_EFFECTS}
-
-
-class _Done:
-    """What may be awaited, and is done."""
-
-    def __await__(self) -> Generator[Any, None, None]:
-        yield from ()
-
-
-class ServicerContext:
-    """A `CallContext` in the shape of `grpc.ServicerContext`.
-
-    `abort` may be awaited or not: it raises. Attributes that are not here are those of `call`.
-    """
-
-    def __init__(self, call: CallContext) -> None:
-        self.call = call
-        self._status: GrpcStatus = GrpcStatus.OK
-        self._text = ""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.call, name)
-
-    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The caller's metadata, as pairs."""
-        return tuple(self.call.metadata.multi_items())
-
-    def peer(self) -> str:
-        """The address of whoever sent the call here."""
-        return self.call.peer
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the deadline; None without one."""
-        return self.call.time_remaining()
-
-    def send_initial_metadata(self, initial_metadata: MetadataInput) -> Awaitable[None]:
-        """Set what comes before the answer, and goes out with the first message of it. May be awaited or not.
-
-        Raises:
-            InvalidArgumentError: a name or value that cannot be sent.
-        """
-        self.call._call.initial = _metadata.given(initial_metadata)
-        return _Done()
-
-    def set_trailing_metadata(self, trailing_metadata: MetadataInput) -> None:
-        """See `CallContext.set_trailing_metadata`."""
-        self.call.set_trailing_metadata(trailing_metadata)
-
-    def abort(self, code: Any, details: str = "", trailing_metadata: MetadataInput = ()) -> NoReturn:
-        """End the call with a status; see `CallContext.abort`."""
-        if trailing_metadata:
-            self.call.set_trailing_metadata(trailing_metadata)
-        self.call.abort(code, details)
-
-    def set_code(self, code: Any) -> None:
-        """The status with which the call ends when the method returns or raises."""
-        self._status = GrpcStatus.OK if getattr(code, "name", None) == "OK" else chosen(code)
-
-    def set_details(self, details: str) -> None:
-        """The text that goes with `set_code`."""
-        self._text = details
-
-    def chosen_status(self) -> CallAbortedError | None:
-        """The error that `set_code` has asked for."""
-        return None if self._status is GrpcStatus.OK else _details.aborted(self._status, self._text, None)
 
 
 def specs_of(namespace: str, servicer: Any, descriptor: Any) -> list[MethodSpec]:
@@ -118,7 +52,8 @@ def specs_of(namespace: str, servicer: Any, descriptor: Any) -> list[MethodSpec]
 
 
 def _handler(method: MethodDescriptor, function: Callable[..., Any]) -> Callable[..., Any]:
-    return _streaming(function) if method.server_streaming else _answering(function)
+    make = _streaming if method.server_streaming else _answering
+    return make(function, streams_in=method.client_streaming)
 
 
 def described(
@@ -137,44 +72,92 @@ def described(
     )
 
 
-def _answering(function: Callable[..., Any]) -> Callable[[CallContext, Any], Any]:
+def _answering(function: Callable[..., Any], *, streams_in: bool) -> Callable[[CallContext, Any], Any]:
     async def handle(context: CallContext, given: Any) -> Any:
-        shaped = ServicerContext(context)
-        try:
+        shaped = ServicerContext(context, given=given if streams_in else None)
+        with _lasting(shaped):
             result = function(given, shaped)
             if inspect.isawaitable(result):
                 result = await result
-        except Exception as error:
-            _raise_chosen(shaped, error)
-            raise
-        _raise_chosen(shaped)
-        return result
+            return result
 
     return handle
 
 
-def _streaming(function: Callable[..., Any]) -> Callable[[CallContext, Any], AsyncIterator[Any]]:
+def _streaming(
+    function: Callable[..., Any], *, streams_in: bool
+) -> Callable[[CallContext, Any], AsyncIterator[Any]]:
     async def handle(context: CallContext, given: Any) -> AsyncIterator[Any]:
-        shaped = ServicerContext(context)
+        written = _Written()
+        shaped = ServicerContext(context, given=given if streams_in else None, write=written.write)
         results: Any = None
+        with _lasting(shaped):
+            try:
+                results = function(given, shaped)
+                if inspect.isawaitable(results):
+                    results = written.by(results)
+                else:
+                    shaped.yields()
+                if hasattr(results, "__aiter__"):
+                    async for result in results:
+                        yield result
+                else:
+                    for result in results:
+                        yield result
+            finally:
+                await aclose(results)
+
+    return handle
+
+
+@contextmanager
+def _lasting(context: ServicerContext) -> Iterator[None]:
+    """The time in which a method runs. It ends with the status that the method has set, if any."""
+    cancelled = False
+    try:
+        yield
+        _raise_chosen(context)
+    except Exception as error:
+        _raise_chosen(context, error)
+        raise
+    except BaseException:
+        cancelled = True
+        raise
+    finally:
+        context.ended(cancelled=cancelled)
+
+
+class _Written:
+    """What a coroutine writes, as an iterator: one message at a time, and the next when that was taken."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[Any] = asyncio.Queue(1)
+
+    async def write(self, message: Any) -> None:
+        await self._messages.put(message)
+
+    async def by(self, method: Awaitable[Any]) -> AsyncIterator[Any]:
+        """The messages of a method, until it has ended; what it raises. One may return an iterable instead."""
+        running = asyncio.ensure_future(method)
         try:
-            results = function(given, shaped)
-            if inspect.isawaitable(results):
-                results = await results
+            while not (running.done() and self._messages.empty()):
+                next_one = asyncio.ensure_future(self._messages.get())
+                try:
+                    await asyncio.wait([running, next_one], return_when=asyncio.FIRST_COMPLETED)
+                    if next_one.done():
+                        yield next_one.result()
+                finally:
+                    next_one.cancel()
+            results = running.result()
             if hasattr(results, "__aiter__"):
                 async for result in results:
                     yield result
             else:
-                for result in results:
+                for result in results or ():
                     yield result
-        except Exception as error:
-            _raise_chosen(shaped, error)
-            raise
         finally:
-            await aclose(results)
-        _raise_chosen(shaped)
-
-    return handle
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 def _raise_chosen(context: ServicerContext, cause: Exception | None = None) -> None:

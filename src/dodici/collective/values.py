@@ -49,12 +49,15 @@ from .errors import call_error
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
+    from google.protobuf.descriptor_pool import DescriptorPool
 
 PREFIX = "type.googleapis.com/"
 _EXACT = 2**53
 """Every whole number up to here is a double."""
 _DEPTH = 32
 """How deep a Struct or ListValue may be: protobuf's parsers stop at 100 messages, three of which make a level."""
+_DEEPEST = 100
+"""How deep protobuf's parser of JSON goes."""
 _WRAPPERS = {
     f"google.protobuf.{kind.DESCRIPTOR.name}": kind
     for kind in (
@@ -146,7 +149,7 @@ def to_bytes(value: Any, kind: type[Message] | None) -> bytes:
         return bytes(value)
     if kind is not None:
         if isinstance(value, dict):
-            return _of_json(value, kind).SerializeToString()
+            return of_json(value, kind).SerializeToString()
         if kind.DESCRIPTOR.full_name in _WRAPPERS or kind in {Struct, ListValue}:
             message = to_message(value)
             if message.DESCRIPTOR.full_name == kind.DESCRIPTOR.full_name:
@@ -271,7 +274,7 @@ def _typed(packed: AnyMessage, name: str, kind: type[_M]) -> _M:
         return kind()
     if name == "google.protobuf.Struct":
         try:
-            return _of_json(_dict(_parsed(Struct, packed.value)), kind)
+            return of_json(_dict(_parsed(Struct, packed.value)), kind)
         except InvalidReturnValueError as error:
             raise call_error(GrpcStatus.INVALID_ARGUMENT, error.message) from error
     raise call_error(GrpcStatus.INVALID_ARGUMENT, f"a {due} is due, not a {name}")
@@ -310,11 +313,44 @@ def _parsed(kind: type[_M], payload: bytes) -> _M:
         ) from error
 
 
-def _of_json(value: dict[str, Any], kind: type[_M]) -> _M:
+def of_json(value: Any, kind: type[_M], pool: DescriptorPool | None = None) -> _M:
+    """A message of what JSON gives: a dict, mostly.
+
+    Args:
+        value: what it is made of.
+        kind: its class.
+        pool: where the types of an `Any` within are looked for; None: in the default one.
+
+    Raises:
+        InvalidReturnValueError: it has no such form.
+    """
+    due = kind.DESCRIPTOR.full_name
+    found = _bytes_in(value, "value", 0)
+    if found is not None:
+        # The parser would take them for base64, and what of them is none for nothing.
+        raise InvalidReturnValueError(f"no {due}: {found} is bytes, which in JSON are a str of base64")
     try:
-        return json_format.ParseDict(value, kind())
-    except json_format.ParseError as error:
-        raise InvalidReturnValueError(f"no {kind.DESCRIPTOR.full_name}: {error}") from error
+        return json_format.ParseDict(value, kind(), descriptor_pool=pool)
+    except (json_format.ParseError, TypeError, ValueError) as error:
+        raise InvalidReturnValueError(f"no {due}: {error}") from error
+
+
+def _bytes_in(value: Any, where: str, depth: int) -> str | None:
+    """Where there are bytes in a value, if there are any. What is too deep the parser refuses."""
+    items: Any = ()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return where
+    if depth < _DEEPEST:
+        if isinstance(value, dict):
+            items = value.items()
+        elif isinstance(value, list | tuple):
+            items = enumerate(value)
+    for name, item in items:
+        if type(item) is not str:
+            found = _bytes_in(item, f"{where}[{name!r}]", depth + 1)
+            if found is not None:
+                return found
+    return None
 
 
 def _dict(struct: Any) -> dict[str, Any]:

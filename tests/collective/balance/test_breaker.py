@@ -10,7 +10,7 @@ from dodici.collective.policies import Breaker
 from dodici.core.grpc_status import GrpcStatus
 
 DOWN = Outcome.UNREACHABLE
-ANSWERS = [Outcome.SUCCESS, Outcome.FAILURE, Outcome.REJECTED]
+ANSWERS = [Outcome.SUCCESS, Outcome.FAILURE, Outcome.REJECTED, Outcome.BEHIND]
 
 
 def made(clock: Clock, **values: float) -> CircuitBreaker:

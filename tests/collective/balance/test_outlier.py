@@ -34,7 +34,7 @@ def test_ejects_at_the_last_of_the_failures_in_a_row(clock: Clock, outcome: Outc
 
 def test_a_success_ends_the_row_and_a_rejection_does_not_count(clock: Clock) -> None:
     detector = made(clock)
-    for outcome in [BAD, BAD, Outcome.SUCCESS, BAD, Outcome.REJECTED, Outcome.CANCELLED, BAD]:
+    for outcome in [BAD, BAD, Outcome.SUCCESS, BAD, Outcome.REJECTED, Outcome.CANCELLED, Outcome.BEHIND, BAD]:
         detector.finished("a", outcome)
     assert not detector.is_ejected("a")
     assert fail(detector, "a", 1)

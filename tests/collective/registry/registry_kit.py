@@ -12,8 +12,8 @@ pytest.importorskip("grpc", reason="grpcio is not installed")
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, ServiceDescriptorProto
 
-from dodici.collective.data_plane import Server
 from dodici.collective.errors import CollectiveError
+from dodici.collective.grpc_server import Server
 from dodici.collective.registry import LocalRegistry, Registry, RegistryServer, Store
 from dodici.core.grpc_status import GrpcStatus
 
@@ -70,9 +70,9 @@ class Face:
         self.handlers = handlers
         self.calls = 0
 
-    def method(self, path: str, metadata: Any) -> Any:
+    def method(self, head: Any) -> Any:
         self.calls += 1
-        return self.handlers.get(path)
+        return self.handlers.get(head.path)
 
 
 @asynccontextmanager

@@ -49,7 +49,12 @@ async def test_a_dict_is_sent_as_the_registered_message(registry: Any) -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"title": "n"}, '"title"'), ({"name": 5}, "name"), ({"name": {"deep": 1}}, "name")],
+    [
+        ({"title": "n"}, '"title"'),
+        ({"name": 5}, "name"),
+        ({"name": {"deep": 1}}, "name"),
+        ({"name": b"n"}, "value['name'] is bytes"),
+    ],
 )
 async def test_a_wrong_field_is_named_before_anything_is_sent(
     kept: LocalRegistry, given: Any, said: str

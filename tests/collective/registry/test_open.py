@@ -127,7 +127,7 @@ async def test_two_collectors_may_each_serve_some_methods_of_a_service() -> None
 
 
 class Overwriting(LocalRegistry):
-    """A registry whose first lookup of a service is answered with what was there before somebody else registered it."""
+    """A registry that knows of no additions, and whose first lookup is answered with what was there before another's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,6 +141,9 @@ class Overwriting(LocalRegistry):
             if not self.looked.is_set():
                 self.looked.set()
                 await self.registered.wait()
+
+    async def register_service(self, *arguments: Any, add: bool = False) -> pb.RegisteredService:
+        return await super().register_service(*arguments)
 
 
 async def test_what_another_has_overwritten_is_registered_again() -> None:

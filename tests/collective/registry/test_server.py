@@ -18,8 +18,9 @@ from tests.collective.registry.registry_kit import (
     status_of,
 )
 
-from dodici.collective.data_plane import Channel, Server, unary_unary
+from dodici.collective.data_plane import Channel
 from dodici.collective.errors import call_error
+from dodici.collective.grpc_server import Server, unary_unary
 from dodici.collective.protos import collector_pb2, registry_pb2 as pb
 from dodici.collective.registry import LocalRegistry, Registry, RegistryServer, RemoteRegistry, Verdict
 from dodici.core.errors import InvalidArgumentError

@@ -299,3 +299,30 @@ async def test_before_the_start_and_after_the_end(tmp_path: Path) -> None:
 def test_paths_that_are_none(path: str) -> None:
     with pytest.raises(InvalidArgumentError, match="a file is needed"):
         SQLiteStore(path)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_was_taken_away_takes_no_registrations(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "registry.db"
+    async with running(SQLiteStore(path, recheck=0)) as registry:
+        await registry.register_service("n", service())
+        for each in tmp_path.iterdir():
+            each.rename(tmp_path / f"old-{each.name}")
+        if replaced:
+            async with running(SQLiteStore(path)) as other:
+                await other.register_service("n", service("Other"))
+        for failed in (
+            registry.register_service("n", service("Lost")),
+            registry.lookup("n", "UserService"),
+            registry.services(),
+        ):
+            error = await failing(failed)
+            assert error.grpc_status is GrpcStatus.FAILED_PRECONDITION
+            assert error.message.startswith(f"the registry in {path} was removed or replaced")
+    async with running(SQLiteStore(tmp_path / "old-registry.db")) as old:
+        assert [each.service_name for each in await old.services()] == ["UserService"]
+
+
+def test_what_is_no_path() -> None:
+    with pytest.raises(InvalidArgumentError, match="not the path of a file"):
+        SQLiteStore("a\0b")

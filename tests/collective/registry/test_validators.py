@@ -12,8 +12,8 @@ import pytest
 from tests.collective.kit import make
 from tests.collective.registry.registry_kit import Face, failing, running, service, serving, status_of
 
-from dodici.collective.data_plane import Server, unary_unary
 from dodici.collective.errors import CollectiveError, call_error
+from dodici.collective.grpc_server import Server, unary_unary
 from dodici.collective.registry import (
     LocalRegistry,
     LocalValidator,

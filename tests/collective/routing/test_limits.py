@@ -76,7 +76,7 @@ async def test_a_client_that_only_listens_is_refused_at_once() -> None:
         with pytest.raises(aio.AioRpcError) as caught:
             await listening.read()
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert asyncio.get_running_loop().time() - began < 1.0
+        assert asyncio.get_running_loop().time() - began < 5.0
         work.released.set()
         await held
 

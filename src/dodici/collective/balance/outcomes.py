@@ -14,6 +14,9 @@ class Outcome(Enum):
     """It answered. A refusal for which the caller is to blame (NOT_FOUND, INVALID_ARGUMENT and kin) is an answer."""
     FAILURE = "failure"
     """It answered that it had failed: INTERNAL, UNKNOWN, DATA_LOSS. Counts as slow, and for outlier detection."""
+    BEHIND = "behind"
+    """It answered for another: an origin of its own, or a collector that it had sent the call to, has failed or was lost.
+    Counts as slow, for there may be a better way; of itself it says nothing."""
     UNREACHABLE = "unreachable"
     """It did not answer: UNAVAILABLE, DEADLINE_EXCEEDED, a reset. Counts for the breaker, too."""
     REJECTED = "rejected"

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from ..policies import Outlier
 from .outcomes import Outcome
 
+_SAYS_NOTHING = frozenset({Outcome.CANCELLED, Outcome.REJECTED, Outcome.BEHIND})
+
 
 class _Record:
     __slots__ = ("ejected_until", "ejections", "failures")
@@ -50,7 +52,7 @@ class OutlierDetector:
     def finished(self, peer: str, outcome: Outcome) -> bool:
         """A call to a peer has ended. Returns whether that ejected the peer."""
         record = self._records.get(peer)
-        if record is None or outcome is Outcome.CANCELLED or outcome is Outcome.REJECTED:
+        if record is None or outcome in _SAYS_NOTHING:
             return False
         if outcome is Outcome.SUCCESS:
             record.failures = 0

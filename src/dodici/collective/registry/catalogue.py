@@ -11,7 +11,7 @@ in their package, neither stands for the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -40,6 +40,20 @@ class Draft(NamedTuple):
     namespace: str
     name: str
     content: bytes
+    merge: Callable[[bytes], bytes] | None = None
+    """Makes the content where there is an entry already, of that one's, in the step that writes it; None: `content`.
+
+    It may be called more than once, and in another thread. A CollectiveError of it refuses what is put, and nothing else.
+    """
+
+    @property
+    def key(self) -> tuple[Kind, str, str]:
+        """What names the entry."""
+        return self[:3]
+
+    def over(self, known: bytes | None) -> bytes:
+        """What is to be written over an entry's content; None: there is none."""
+        return self.content if known is None or self.merge is None else self.merge(known)
 
 
 class Entry(NamedTuple):
@@ -279,6 +293,46 @@ def service_content(
         stored.file_descriptor.name = file.name
         stored.file_descriptor.package = file.package
     return stored.SerializeToString(deterministic=True)
+
+
+def with_methods(known: bytes, service: ServiceDescriptorProto) -> bytes:
+    """The content of a service's entry with the methods added that it lacks.
+
+    Raises:
+        CollectiveError: FAILED_PRECONDITION: it was registered by its descriptor, which does not have them.
+            DATA_LOSS: the entry cannot be read.
+    """
+    try:
+        stored = pb.RegisterServiceRequest.FromString(known)
+    except DecodeError as error:
+        raise call_error(
+            GrpcStatus.DATA_LOSS, f"the registered {service.name} cannot be read: {error}"
+        ) from error
+    whole = added(stored.service_descriptor, service, stored.namespace)
+    file = stored.file_descriptor if stored.HasField("file_descriptor") else None
+    return service_content(stored.namespace, whole, file)
+
+
+def added(
+    known: ServiceDescriptorProto, more: ServiceDescriptorProto, namespace: str
+) -> ServiceDescriptorProto:
+    """A registered service with the methods added that it lacks.
+
+    Raises:
+        CollectiveError: FAILED_PRECONDITION: it was registered by its descriptor, which does not have them.
+    """
+    names = {method.name for method in known.method}
+    lacking = [method for method in more.method if method.name not in names]
+    if lacking and any(method.input_type for method in known.method):
+        raise call_error(
+            GrpcStatus.FAILED_PRECONDITION,
+            f"{more.name} in namespace {namespace} is registered by its descriptor, which does not have "
+            + ", ".join(sorted(method.name for method in lacking)),
+        )
+    whole = ServiceDescriptorProto()
+    whole.CopyFrom(known)
+    whole.method.extend(lacking)
+    return whole
 
 
 def file_content(file: FileDescriptorProto) -> bytes:

@@ -17,7 +17,7 @@ from ..data_plane import Channel
 from ..errors import call_error
 from ..names import checked_name
 from ..protos import registry_pb2 as pb
-from .registry import RegisteredProto, Verdict
+from .registry import RegisteredProto, Verdict, check_addition
 from .server import SERVICE
 from .types import ServiceTypes, TypeSet, with_imports
 
@@ -78,10 +78,20 @@ class RemoteRegistry:
         return RegisteredProto(answer.proto_id, tuple(answer.registered_messages), answer.version)
 
     async def register_service(
-        self, namespace: str, service: ServiceDescriptorProto, file: FileDescriptorProto | None = None
+        self,
+        namespace: str,
+        service: ServiceDescriptorProto,
+        file: FileDescriptorProto | None = None,
+        *,
+        add: bool = False,
     ) -> pb.RegisteredService:
+        """See `Registry.register_service`. With `add`, the descriptor in the answer has what was given alone."""
+        check_addition(file, add)
         request = pb.RegisterServiceRequest(
-            namespace=checked_name("namespace", namespace), service_descriptor=service, file_descriptor=file
+            namespace=checked_name("namespace", namespace),
+            service_descriptor=service,
+            file_descriptor=file,
+            add_methods=add,
         )
         answer = await self._ask("RegisterService", request, pb.RegisterServiceResponse)
         package = "" if file is None else file.package

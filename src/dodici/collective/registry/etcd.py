@@ -122,14 +122,15 @@ class EtcdStore:
         request = pb.TxnRequest()
         for key, draft in wanted.items():
             known = self._keys.get(key)
+            content = draft.over(None if known is None else known.value)
             request.compare.add(
                 target=pb.Compare.MOD,
                 result=pb.Compare.EQUAL,
                 key=key,
                 mod_revision=0 if known is None else known.mod_revision,
             )
-            if known is None or known.value != draft.content:
-                request.success.add(request_put=pb.PutRequest(key=key, value=draft.content))
+            if known is None or known.value != content:
+                request.success.add(request_put=pb.PutRequest(key=key, value=content))
             request.failure.add(request_range=pb.RangeRequest(key=key))
         return request
 

@@ -14,6 +14,7 @@ from ...core.grpc_status import GrpcStatus
 from ..discovery.backoff import Backoff
 from ..errors import CollectiveError, call_error
 from ..names import OWN, CallKind, LocalServices
+from .catalogue import added
 from .registry import Registry, register_descriptor
 from .types import unnamed_service
 
@@ -31,8 +32,8 @@ class Publisher:
     A registry that does not answer is tried again, for ever. What one refuses is logged, and tried again with the
     next change. Nothing is taken back: a method that this collector does not serve any more, others may.
 
-    Two collectors that add methods to one service at the same moment overwrite each other, for a registration has no
-    condition. So each looks again later, and adds what is missing.
+    A registry of another make may know of no additions, so that two collectors which add methods to one service at the
+    same moment overwrite each other. So each looks again later, and adds what is missing.
 
     Args:
         registry: which is told.
@@ -110,8 +111,7 @@ async def publish(registry: Registry, services: LocalServices) -> None:
     """Register what a collector serves.
 
     A service with a descriptor is registered as that says. Of one without, its methods are added to what others have
-    registered under its name: two collectors may each serve some of them. If another does so at the same moment, one of
-    the two may be overwritten: see `Publisher`.
+    registered under its name: two collectors may each serve some of them.
 
     Raises:
         CollectiveError: a service could not be registered; those before it are.
@@ -150,18 +150,9 @@ async def _add_methods(
             names = {method.name for method in known.method}
             if names.issuperset(methods):
                 return
-            if any(method.input_type for method in known.method):
-                more = ", ".join(sorted(methods.keys() - names))
-                raise call_error(
-                    GrpcStatus.FAILED_PRECONDITION,
-                    f"{service} in namespace {namespace} is registered by its descriptor, which does not have {more}",
-                )
-            merged = ServiceDescriptorProto()
-            merged.CopyFrom(known)
-            merged.method.extend(method for method in wanted.method if method.name not in names)
-            wanted = merged
-        # Somebody may have done the same at this moment, and one of two wins: look again.
-        await registry.register_service(namespace, wanted)
+            wanted = added(known, wanted, namespace)
+        # A registry that knows of no additions takes it for the whole, and somebody may do the same: look again.
+        await registry.register_service(namespace, wanted, add=True)
     raise call_error(
         GrpcStatus.ABORTED, f"{service} in namespace {namespace} is being registered by too many at once"
     )

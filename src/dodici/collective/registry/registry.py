@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -25,7 +26,15 @@ from ...core.grpc_status import GrpcStatus
 from ..errors import CollectiveError, call_error
 from ..names import checked_name
 from ..protos import registry_pb2 as pb
-from .catalogue import Draft, Kind, ServiceRecord, file_content, message_names, service_content
+from .catalogue import (
+    Draft,
+    Kind,
+    ServiceRecord,
+    file_content,
+    message_names,
+    service_content,
+    with_methods,
+)
 from .store import MemoryStore, Store
 from .types import Files, ServiceTypes, TypeSet, is_well_known, with_imports
 
@@ -74,14 +83,23 @@ class Registry(Protocol):
         """
 
     async def register_service(
-        self, namespace: str, service: ServiceDescriptorProto, file: FileDescriptorProto | None = None
+        self,
+        namespace: str,
+        service: ServiceDescriptorProto,
+        file: FileDescriptorProto | None = None,
+        *,
+        add: bool = False,
     ) -> pb.RegisteredService:
         """Register a service. `file`, which defines it, gives its package, and the types of its methods.
 
         Imports of the file may be missing: types that they would define are not known then.
 
+        With `add`, and without a file, methods that others have registered under the name stay, and those are added that it
+        lacks: of all that add at the same moment nothing is lost.
+
         Raises:
-            CollectiveError: as `register_proto`.
+            InvalidArgumentError: `add`, and a file.
+            CollectiveError: as `register_proto`. FAILED_PRECONDITION: a registered descriptor lacks what is to be added.
         """
 
     async def lookup(self, namespace: str, service: str) -> pb.RegisteredService:
@@ -161,9 +179,15 @@ class LocalRegistry:
         return RegisteredProto(f"{namespace}/{file.name}", tuple(message_names(file)), version)
 
     async def register_service(
-        self, namespace: str, service: ServiceDescriptorProto, file: FileDescriptorProto | None = None
+        self,
+        namespace: str,
+        service: ServiceDescriptorProto,
+        file: FileDescriptorProto | None = None,
+        *,
+        add: bool = False,
     ) -> pb.RegisteredService:
         checked_name("namespace", namespace)
+        check_addition(file, add)
         name = _full_name(service, file)
         _check_methods(name, service)
         drafts: list[Draft] = []
@@ -174,7 +198,8 @@ class LocalRegistry:
                 drafts.append(self._file_draft(namespace, file))
             elif file.message_type or file.enum_type:
                 raise call_error(GrpcStatus.INVALID_ARGUMENT, "file_descriptor.name is empty")
-        drafts.append(Draft(Kind.SERVICE, namespace, name, service_content(namespace, service, file)))
+        merge = partial(self._merged, service) if add else None
+        drafts.append(Draft(Kind.SERVICE, namespace, name, service_content(namespace, service, file), merge))
         self._check_size(drafts[-1])
         self._check_room(drafts)
         await self.store.put(drafts)
@@ -182,16 +207,24 @@ class LocalRegistry:
         assert record is not None, "a store's catalogue has what was put"
         return record.message
 
+    def _merged(self, service: ServiceDescriptorProto, known: bytes) -> bytes:
+        """See `Draft.merge`: together they may be too large."""
+        content = with_methods(known, service)
+        self._check_length(f"service {service.name}", content)
+        return content
+
     def _file_draft(self, namespace: str, file: FileDescriptorProto) -> Draft:
         draft = Draft(Kind.FILE, namespace, file.name, file_content(file))
         self._check_size(draft)
         return draft
 
     def _check_size(self, draft: Draft) -> None:
-        if len(draft.content) > self._max_file:
+        self._check_length(f"{draft.kind} {draft.name}", draft.content)
+
+    def _check_length(self, what: str, content: bytes) -> None:
+        if len(content) > self._max_file:
             raise call_error(
-                GrpcStatus.RESOURCE_EXHAUSTED,
-                f"{draft.kind} {draft.name} has {len(draft.content)} bytes, more than {self._max_file}",
+                GrpcStatus.RESOURCE_EXHAUSTED, f"{what} has {len(content)} bytes, more than {self._max_file}"
             )
 
     def _check_room(self, drafts: list[Draft]) -> None:
@@ -328,6 +361,12 @@ def _same(one: Files, other: Files) -> bool:
         and len(one.found) == len(other.found)
         and all(first is second for first, second in zip(one.found, other.found, strict=True))
     )
+
+
+def check_addition(file: FileDescriptorProto | None, add: bool) -> None:
+    """Raises InvalidArgumentError for methods to be added that come with a file."""
+    if add and file is not None:
+        raise InvalidArgumentError("methods are added to a service without a file: register the whole of it")
 
 
 async def register_descriptor(registry: Registry, namespace: str, descriptor: Any) -> pb.RegisteredService:

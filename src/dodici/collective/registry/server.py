@@ -15,10 +15,9 @@ from typing import Any
 
 from ...core.errors import InvalidArgumentError
 from ...core.grpc_status import GrpcStatus
-from .. import data_plane
 from ..contracts import Authorizer
-from ..data_plane import ServerCall
 from ..errors import CollectiveError, call_error
+from ..grpc_server import ServerCall, unary_unary
 from ..protos import registry_pb2 as pb
 from ..service import status_of
 from .registry import LocalRegistry, Registry
@@ -41,7 +40,7 @@ class RegistryServer:
     def handlers(self) -> dict[str, Any]:
         """The handlers of its methods by path."""
         return {
-            f"/{SERVICE}/{name}": data_plane.unary_unary(
+            f"/{SERVICE}/{name}": unary_unary(
                 self._answering(name, answer, fill), request.FromString, answer.SerializeToString
             )
             for name, request, answer, fill in (
@@ -101,7 +100,9 @@ class RegistryServer:
         self, request: pb.RegisterServiceRequest, response: pb.RegisterServiceResponse, call: ServerCall
     ) -> None:
         file = request.file_descriptor if request.HasField("file_descriptor") else None
-        done = await self._registry.register_service(request.namespace, request.service_descriptor, file)
+        done = await self._registry.register_service(
+            request.namespace, request.service_descriptor, file, add=request.add_methods
+        )
         response.service_id = done.id
         response.registered_methods.extend(done.method_names)
         response.version = done.version

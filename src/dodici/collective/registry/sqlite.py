@@ -62,6 +62,8 @@ class SQLiteStore:
     ) -> None:
         if not os.fspath(path) or os.fspath(path) == ":memory:":
             raise InvalidArgumentError('a file is needed for the registry; without one, use "memory"')
+        if "\0" in os.fsdecode(path):
+            raise InvalidArgumentError(f"not the path of a file: {os.fspath(path)!r}")
         if busy_timeout < 0 or recheck < 0:
             raise InvalidArgumentError("busy_timeout and recheck are numbers of seconds, not negative")
         self.path = Path(path)
@@ -72,6 +74,7 @@ class SQLiteStore:
         self._checked = float("-inf")
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
         self._waiting: list[tuple[Sequence[Draft], asyncio.Future[tuple[Entry, ...]]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
@@ -162,7 +165,11 @@ class SQLiteStore:
                             future.set_exception(error)
                     continue
                 for (_, future), entries in zip(group, written, strict=True):
-                    if not future.done():
+                    if future.done():
+                        continue
+                    if isinstance(entries, CollectiveError):
+                        future.set_exception(entries)
+                    else:
                         future.set_result(entries)
         finally:
             self._writer = None
@@ -201,6 +208,26 @@ class SQLiteStore:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
+        self._file = self._identity()
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _check_there(self) -> None:
+        """SQLite goes on with a file that nobody will find any more: what is written there is lost.
+
+        Raises:
+            CollectiveError: FAILED_PRECONDITION: the file was removed, or another was put in its place.
+        """
+        if self._identity() != self._file:
+            raise call_error(
+                GrpcStatus.FAILED_PRECONDITION,
+                f"the registry in {self.path} was removed or replaced while it was open: start this collector again",
+            )
 
     def _check_owner(self, connection: sqlite3.Connection) -> bool:
         """Whether the tables are there.
@@ -224,6 +251,7 @@ class SQLiteStore:
         return True
 
     def _changes(self, since: int) -> list[tuple[Any, ...]]:
+        self._check_there()
         return self._db.execute(
             "SELECT kind, namespace, name, content, version, number, changed FROM entries "
             "WHERE changed > ? ORDER BY changed",
@@ -232,12 +260,12 @@ class SQLiteStore:
 
     def _commit(
         self, group: list[Sequence[Draft]], since: int
-    ) -> tuple[list[tuple[Entry, ...]], list[tuple[Any, ...]]]:
+    ) -> tuple[list[tuple[Entry, ...] | CollectiveError], list[tuple[Any, ...]]]:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
             change = db.execute("SELECT coalesce(max(changed), 0) + 1 FROM entries").fetchone()[0]
-            written = [tuple(_upsert(db, draft, change) for draft in drafts) for drafts in group]
+            written = [_put(db, drafts, change) for drafts in group]
             rows = self._changes(since)
             db.execute("COMMIT")
         except BaseException:
@@ -257,22 +285,37 @@ class SQLiteStore:
         return self._connection
 
 
-def _upsert(db: sqlite3.Connection, draft: Draft, change: int) -> Entry:
-    kind, namespace, name, content = draft
-    row = db.execute(
-        "SELECT kind, namespace, name, content, version, number FROM entries "
-        "WHERE kind = ? AND namespace = ? AND name = ?",
-        (kind, namespace, name),
-    ).fetchone()
-    if row is None or row[3] != content:
-        row = db.execute(
-            "INSERT INTO entries (kind, namespace, name, content, version, changed) VALUES (?, ?, ?, ?, 1, ?) "
-            "ON CONFLICT (kind, namespace, name) DO UPDATE "
-            "SET content = excluded.content, version = version + 1, changed = excluded.changed "
-            "RETURNING kind, namespace, name, content, version, number",
-            (kind, namespace, name, content, change),
+def _put(db: sqlite3.Connection, drafts: Sequence[Draft], change: int) -> tuple[Entry, ...] | CollectiveError:
+    """Write one registration. One whose merge refuses writes nothing, and those of its group are not its business."""
+    there = [
+        db.execute(
+            "SELECT kind, namespace, name, content, version, number FROM entries "
+            "WHERE kind = ? AND namespace = ? AND name = ?",
+            draft.key,
         ).fetchone()
-    return _entry(row)
+        for draft in drafts
+    ]
+    try:
+        contents = [
+            draft.over(None if row is None else row[3]) for draft, row in zip(drafts, there, strict=True)
+        ]
+    except CollectiveError as error:
+        return error
+    return tuple(
+        _entry(row if row is not None and row[3] == content else _upsert(db, draft, content, change))
+        for draft, row, content in zip(drafts, there, contents, strict=True)
+    )
+
+
+def _upsert(db: sqlite3.Connection, draft: Draft, content: bytes, change: int) -> tuple[Any, ...]:
+    row: tuple[Any, ...] = db.execute(
+        "INSERT INTO entries (kind, namespace, name, content, version, changed) VALUES (?, ?, ?, ?, 1, ?) "
+        "ON CONFLICT (kind, namespace, name) DO UPDATE "
+        "SET content = excluded.content, version = version + 1, changed = excluded.changed "
+        "RETURNING kind, namespace, name, content, version, number",
+        (*draft.key, content, change),
+    ).fetchone()
+    return row
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

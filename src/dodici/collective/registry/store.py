@@ -41,6 +41,8 @@ class Store(Protocol):
     async def put(self, drafts: Sequence[Draft]) -> tuple[Entry, ...]:
         """Write entries, all or none, and return them as they are now. The catalogue then has them.
 
+        What an entry with `merge` becomes is made of what there is in the step that writes it (see `Draft.over`).
+
         Raises:
             CollectiveError: nothing was written, or (DEADLINE_EXCEEDED, UNAVAILABLE) nobody knows.
         """
@@ -72,13 +74,17 @@ class MemoryStore:
 
     async def put(self, drafts: Sequence[Draft]) -> tuple[Entry, ...]:
         entries = []
-        for draft in drafts:
-            key = draft[:3]
-            known = self._entries.get(key)
+        there = [self._entries.get(draft.key) for draft in drafts]
+        contents = [
+            draft.over(None if known is None else known.content)
+            for draft, known in zip(drafts, there, strict=True)
+        ]
+        for draft, known, content in zip(drafts, there, contents, strict=True):
             if known is None:
-                known = self._entries[key] = Entry(*draft, version=1, order=len(self._entries) + 1)
-            elif known.content != draft.content:
-                known = self._entries[key] = Entry(*draft, version=known.version + 1, order=known.order)
+                known = Entry(*draft.key, content, version=1, order=len(self._entries) + 1)
+            elif known.content != content:
+                known = Entry(*draft.key, content, known.version + 1, known.order)
+            self._entries[draft.key] = known
             entries.append(known)
         self._catalogue.apply(entries)
         return tuple(entries)

@@ -26,11 +26,11 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from ...core.errors import InvalidArgumentError
+from ...core.errors import InvalidArgumentError, InvalidReturnValueError
 from ...core.grpc_status import GrpcStatus
 from ..errors import call_error
 from ..names import CallKind
-from ..values import from_any, to_any
+from ..values import from_any, of_json, to_any
 
 _WELL_KNOWN = "google/protobuf/"
 _SAFE = {MethodOptions.IDEMPOTENT, MethodOptions.NO_SIDE_EFFECTS}
@@ -132,12 +132,9 @@ class TypeSet:
         """
         try:
             # The parser takes a class's own pool for nothing else than Any.
-            message: Message = json_format.ParseDict(value, kind(), descriptor_pool=self._pool)
-        except (json_format.ParseError, TypeError, ValueError) as error:
-            raise call_error(
-                GrpcStatus.INVALID_ARGUMENT, f"no {kind.DESCRIPTOR.full_name}: {error}"
-            ) from error
-        return message
+            return of_json(value, kind, self._pool)
+        except InvalidReturnValueError as error:
+            raise call_error(GrpcStatus.INVALID_ARGUMENT, error.message) from error
 
     def to_json(self, message: Message) -> Any:
         """What a message is in JSON: a dict, mostly.
