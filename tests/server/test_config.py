@@ -247,7 +247,7 @@ def test_files_of_other_systems(tmp_path: Path) -> None:
 def test_lines_of_keys_in_all_their_forms() -> None:
     text = (
         'top = 1\n[a . "b.c"]\nx = """\n[no]\ny = 1\n"""  # a "comment\n'
-        "d.e = [  # [\n  1,\n  {f = 2},\n]\n'quoted' = '''\nz = 1'''\n[[g]]\nh = {i = 1}\nj = '#'\nk = 2"
+        "d.e = [  # [\n  1,\n  {f = 2},\n]\n'quoted' = '''\nz = 1'''\n[[g]]\nh = {i = 1}\nj = '#'\nk = 2\n[[g]]"
     )
     assert key_lines(text) == {
         ("top",): 1,
@@ -258,9 +258,11 @@ def test_lines_of_keys_in_all_their_forms() -> None:
         ("a", "b.c", "d", "e"): 7,
         ("a", "b.c", "quoted"): 11,
         ("g",): 13,
-        ("g", "h"): 14,
-        ("g", "j"): 15,
-        ("g", "k"): 16,
+        ("g", "1"): 13,
+        ("g", "1", "h"): 14,
+        ("g", "1", "j"): 15,
+        ("g", "1", "k"): 16,
+        ("g", "2"): 17,
     }
 
 
@@ -344,7 +346,7 @@ def test_collector_is_a_part_of_the_file(file: Path) -> None:
     [
         ("[collector]\n", "[collectors]\n", 5, "collectors", "did you mean 'collector'?"),
         ('id = "a"', "idd = 1", 6, "collector.idd", "did you mean 'id'?"),
-        ('id = "a"', 'id = "a"\nlisten = "0.0.0.0:1"', 5, "collector", "insecure = true"),
+        ('id = "a"', 'id = "a"\nlisten = "0.0.0.0:1"', 7, "collector.listen", "insecure = true"),
         ("Stock.test", "Stock", 4, "services.stock.app", "is 'http://SERVICE.NAMESPACE.collective'"),
         ("Stock.test", "Stock.tset", 4, "services.stock.app", "not in the namespace 'tset': add it to collector"),
         (".collective", ".collective:80", 4, "services.stock.app", "has neither port nor path"),

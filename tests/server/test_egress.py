@@ -104,6 +104,21 @@ async def test_small_body_travels_with_its_head(passing: tuple[Any, list[dict[st
     ]
 
 
+async def test_what_is_remembered_of_a_request_has_no_body(
+    passing: tuple[Any, list[dict[str, Any]]],
+) -> None:
+    """Requests whose heads are alike, and which have a body or none."""
+    dispatcher, _ = passing
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"streamed"
+
+    for _ in range(2):
+        for body, seen in ((None, b""), (pieces(), b"streamed"), (None, b"")):
+            response = await dispatcher.request(f"{ORIGIN}/", method="QUERY", body=body)
+            assert (response.status_code, await response.bytes()) == (200, seen)
+
+
 async def test_exchange_begins_before_its_body(passing: tuple[Any, list[dict[str, Any]]]) -> None:
     dispatcher, arrived = passing
     async with dispatcher.pipeline(f"{ORIGIN}/", method="POST") as duplex:

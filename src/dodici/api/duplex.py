@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Generator
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..core.errors import BodyUnusableError, InvalidArgumentError, RequestAbortedError
-from .exchange import global_dispatcher
+from .exchange import give_way, global_dispatcher
 from .prepare import PrepareOptions, prepare
 from .receiver import InfoCallback, Receiver
 from .response import Response, refuse_error_status
@@ -188,6 +188,7 @@ class Duplex:
                 raise
         if receiver.status_code == 0:
             if receiver.failure is not None:
+                await give_way()
                 raise receiver.failure
             raise RequestAbortedError("the exchange was given up")
         if self._response is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
+from asyncio import get_running_loop, sleep
 from typing import TYPE_CHECKING, Any
 
 from ..core.controller import Exchange
@@ -13,6 +13,15 @@ from .response import Response, refuse_error_status
 if TYPE_CHECKING:
     from ..core.dispatcher import Dispatcher
     from ..core.options import DispatchOptions
+
+
+async def give_way() -> None:
+    """Let the loop turn before a failure is raised.
+
+    A dispatch may fail at once, without having waited for anything. Whoever tries again and again would otherwise keep
+    the loop from whatever is to end the failure, such as connecting anew.
+    """
+    await sleep(0)
 
 
 def global_dispatcher() -> Dispatcher:
@@ -54,6 +63,7 @@ async def exchange_plain(
             receiver.abandon()
             raise
     if receiver.status_code == 0:
+        await give_way()
         raise receiver.take_error()
     response = Response(receiver)
     if raise_for_status:
@@ -89,6 +99,7 @@ async def exchange(
         receiver.abandon()
         raise
     if receiver.status_code == 0:
+        await give_way()
         raise receiver.take_error()
     response = Response(receiver)
     if raise_for_status:

@@ -29,6 +29,7 @@ from ..wire.grpc.compression import ACCEPTED, ENCODINGS
 from ..wire.grpc.framing import LARGEST, encode_message
 from ..wire.grpc.metadata import GrpcMetadata, MetadataInput, encode_metadata
 from ..wire.grpc.timeout import format_timeout
+from .exchange import give_way
 from .grpc_call import GrpcCall
 from .grpc_handler import CallHandler, Deserializer
 from .url import normal_origin
@@ -280,6 +281,7 @@ async def _only_response(call: CallHandler, deserializer: Deserializer | None) -
     while not call.ended:
         await call.wait()
     if call.foreign is not None or call.verdict.status is not GrpcStatus.OK:
+        await give_way()
         raise call.error()
     message = call.take(deserializer)
     return GrpcResponse(message, call.initial_metadata, call.trailing_metadata)

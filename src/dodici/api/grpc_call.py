@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from ..core.grpc_status import GrpcStatus
 from ..wire.grpc.metadata import GrpcMetadata
+from .exchange import give_way
 from .grpc_handler import CallHandler, Deserializer
 
 
@@ -33,6 +34,7 @@ class GrpcCall:
             if call.ended:
                 if call.foreign is None and call.verdict.status is GrpcStatus.OK:
                     raise StopAsyncIteration
+                await give_way()
                 raise call.error()
             await call.wait()
         return call.take(self._deserializer)

@@ -11,7 +11,7 @@ from ..core.errors import RequestAbortedError, SocketError
 from ..core.headers import Headers, HeadersInput
 from ..core.options import DispatchOptions
 from .auth import Auth
-from .exchange import global_dispatcher
+from .exchange import give_way, global_dispatcher
 from .prepare import prepare, prepare_connect
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ async def _run(
         handler.abandon()
         raise
     if handler.headers is None:
+        await give_way()
         raise handler.take_error()
     return handler.status_code, handler.headers, handler.socket
 

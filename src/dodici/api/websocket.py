@@ -1,7 +1,7 @@
 """`websocket()`: messages both ways, over whatever a dispatcher leads to.
 
     WebSocket (here)         what people hold: one receive at a time, sends one behind the other, iteration, closing
-    MessageChannel (here)    what carries it: a `FrameChannel` over a socket, or a stream of the mesh
+    MessageChannel (here)    what carries it: a `FrameChannel` over a socket, or a stream of the mesh or the collective
     _websocket_frames.py     `FrameChannel`: the transport that an upgrade hands over, with the frames of
     _websocket_engine.py     `Engine`, which is sans-IO
     _websocket_handshake.py  the fields of request and response, and the handler that waits for the outcome
@@ -30,7 +30,7 @@ from ._websocket_messages import (
     size_of,
 )
 from .auth import Auth
-from .exchange import global_dispatcher
+from .exchange import give_way, global_dispatcher
 from .prepare import prepare
 
 if TYPE_CHECKING:
@@ -343,8 +343,9 @@ def websocket(
 ) -> WebSocketOpening:
     """Open a WebSocket, as in ``async with dodici.websocket(url) as ws`` or ``ws = await dodici.websocket(url)``.
 
-    It goes over whatever the dispatcher leads to: HTTP/1.1, HTTP/2 where the server offers that (RFC 8441), or a
-    worker of the mesh, whose app gets a ``websocket`` scope. Over a network it needs ``dodici[websocket]``.
+    It goes over whatever the dispatcher leads to: HTTP/1.1, HTTP/2 where the server offers that (RFC 8441), a worker of
+    the mesh, whose app gets a ``websocket`` scope, or an origin of the collective. Over a network it needs
+    ``dodici[websocket]``.
 
     Args:
         url: ``ws``, ``wss``, ``http`` or ``https``; with a dispatcher of one origin also a path.
@@ -446,6 +447,7 @@ async def _open(
         handler.abandon()
         raise
     if handler.socket is None:
+        await give_way()
         raise handler.take_error()
     return WebSocket(
         handler.socket,

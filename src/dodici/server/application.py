@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..collective import Collector
     from ..core.dispatcher import Dispatcher
     from .collector.node import CollectorNode
+    from .collector.shortcuts import Shortcuts
 
 _ADMIN: Final = GatewayConfig(max_connections=100, keep_alive=15.0)
 
@@ -85,6 +86,7 @@ class Application:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reconfiguration = Reconfiguration(self)
         self._frontend: Frontend | None = None
+        self._shortcuts: Shortcuts | None = None
         self._admin: Frontend | None = None
 
     async def run(self) -> int:
@@ -140,10 +142,12 @@ class Application:
             trace=config.gateway.trace,
         )
         agent: Dispatcher = Agent().compose(mesh)
+        front = agent
         if self._collector is not None:
             agent = self._join(self._collector, agent)
+            front = self._shorten(agent)
         self._agent = agent
-        gateway = self._make_gateway(agent)
+        gateway = self._make_gateway(front)
         drain = max(service.drain_timeout for service in config.services)
         self._frontend = Frontend(gateway, config.gateway, drain)
         self._gateway = gateway
@@ -171,6 +175,14 @@ class Application:
         assert config is not None
         self.node = CollectorNode(config, collector, agent)
         return agent.compose(CollectiveInterceptor(collector, domain=DOMAIN))
+
+    def _shorten(self, agent: Dispatcher) -> Dispatcher:
+        """What the gateway dispatches with."""
+        from .collector.shortcuts import Shortcuts
+
+        self._shortcuts = Shortcuts(agent, self.config.mesh.domain)
+        self._shortcuts.follow(self.config.services)
+        return agent.compose(self._shortcuts)
 
     async def _start_admin(self, sockets: list[socket.socket]) -> None:
         from .admin import Admin
@@ -370,6 +382,8 @@ class Application:
         """Have requests follow a configuration, whose workers are there."""
         self.config = config
         self._gateway.router = Router(config.gateway, config.mesh, config.services)
+        if self._shortcuts is not None:
+            self._shortcuts.follow(config.services)
 
     # ---------------------------------------------------------------------------------------------- looking
 

@@ -11,7 +11,7 @@ import asyncio
 from typing import Any, Final
 
 from ..core.dispatcher import Dispatcher
-from ..core.errors import DodiciError, InvalidArgumentError, WebSocketClosedError
+from ..core.errors import DodiciError, WebSocketClosedError
 from ..core.headers import Headers
 from .failures import explain
 from .forwarded import Forwarding, Pairs, response_fields
@@ -139,11 +139,7 @@ async def _refuse_because(scope: dict[str, Any], send: Any, error: DodiciError) 
         fields = response_fields(headers) if isinstance(headers, Headers) else []
         body = body if isinstance(body, bytes) else str(body).encode()
     else:
-        cause = error.__cause__
-        known = (
-            cause if isinstance(cause, DodiciError) and not isinstance(error, InvalidArgumentError) else error
-        )
-        status, text = explain(known)
+        status, text = explain(error)
         fields, body = [], f"{status}: {text}\n".encode()
     await _refuse(scope, send, status, fields, body)
     return status

@@ -137,13 +137,7 @@ class Gateway:
         trace: Trace | None = None
         try:
             upload: Upload | None = None
-            key: tuple[Any, ...] | None = (
-                scope["method"],
-                scope["raw_path"],
-                scope["query_string"],
-                scope.get("client"),
-                tuple(scope["headers"]),
-            )
+            key = self._key(scope)
             known = self._prepared.get(key)
             if known is not None:
                 route, options = known
@@ -196,6 +190,16 @@ class Gateway:
             if self._log is not None:
                 self._log(scope, service, status, sent, seconds)
 
+    def _key(self, scope: dict[str, Any]) -> tuple[Any, ...] | None:
+        """What the options of a request without a body are remembered by; None for one that may have a body."""
+        return (
+            scope["method"],
+            scope["raw_path"],
+            scope["query_string"],
+            scope.get("client"),
+            tuple(scope["headers"]),
+        )
+
     def find(self, scope: dict[str, Any]) -> Route | None:
         """The route of a request; None if there is none.
 
@@ -234,11 +238,15 @@ class Gateway:
             headers_timeout=route.request_timeout,
             body_timeout=route.body_timeout,
         )
-        if upload is None and key is not None:
+        if upload is None:
+            self._remember(key, route, options)
+        return options, upload
+
+    def _remember(self, key: tuple[Any, ...] | None, route: Route, options: DispatchOptions) -> None:
+        if key is not None:
             if len(self._prepared) >= _PREPARED:
                 self._prepared.clear()
             self._prepared[key] = (route, options)
-        return options, upload
 
     @staticmethod
     async def _whole(upload: Upload, route: Route) -> bytes:

@@ -8,6 +8,7 @@ headers, keys at the head of a line, and what may hide either (strings, comments
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Final, TypeAlias
 
 Path: TypeAlias = "tuple[str, ...]"
@@ -25,12 +26,19 @@ _TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[Path, int]:
-    """The line, from 1, of every table header and of every key that begins a line, by its full path."""
+    """The line, from 1, of every table header and of every key that begins a line, by its full path.
+
+    The tables of an array have their number, from 1, in their paths.
+    """
     found: dict[Path, int] = {}
     table: Path = ()
+    elements: Counter[Path] = Counter()
     for line, start in _logical_lines(text):
         if header := _TABLE(text, start):
             table = _path(header[1])
+            if header[0].lstrip().startswith("[["):
+                elements[table] += 1
+                table += (str(elements[table]),)
             for length in range(1, len(table) + 1):
                 found.setdefault(table[:length], line)
         elif key := _KEY(text, start):

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..core.garbage import look_rarely
 from .application import Application
 from .config import Config
 from .output import LogToOutput, Output
@@ -24,6 +25,7 @@ def run(
     Raises:
         OSError, DodiciError: see `Application.run`.
     """
+    look_rarely()
     # What the gateway's server has to say of a request that failed is in the answer, and in the metrics.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     shown = output or Output.in_background()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
@@ -63,12 +63,24 @@ class ConfigError(InvalidArgumentError):
         super().__init__(message, **facts)
 
 
+class NestedError(InvalidArgumentError):
+    """A value that is a table cannot be used. `keys` is the path, inside of it, to what is wrong."""
+
+    code = "DODICI_ERR_CONFIG"
+    keys: KeyPath = ()
+
+
 def dotted(path: KeyPath) -> str:
     """A path as TOML writes it."""
     return ".".join(
         part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else '"' + part.replace('"', '\\"') + '"'
         for part in path
     )
+
+
+def keys_of(error: InvalidArgumentError) -> KeyPath:
+    """Where, inside of a value that was refused, the mistake is; empty if it is the value as a whole."""
+    return error.keys if isinstance(error, NestedError) else ()
 
 
 def key(read: Reader, default: Any = MISSING, *, shown: str | None = None) -> Any:
@@ -79,6 +91,15 @@ def key(read: Reader, default: Any = MISSING, *, shown: str | None = None) -> An
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def unknown_key(name: str, known: Iterable[str], what: str = "key") -> str:
+    """What is said of a key that does not exist, with the nearest that does."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), names, 1, 0.6)
+    return f"unknown {what}" + (
+        f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(names)}"
+    )
 
 
 class Problems:
@@ -95,16 +116,14 @@ class Problems:
 
     def unknown(self, path: KeyPath, known: Mapping[str, Any] | list[str], what: str = "key") -> None:
         """Note a key that does not exist, with the nearest that does."""
-        near = difflib.get_close_matches(path[-1].lower().replace("-", "_"), list(known), 1, 0.6)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(known))}"
-        self.add(path, f"unknown {what}{hint}")
+        self.add(path, unknown_key(path[-1], known, what))
 
     def read(self, path: KeyPath, read: Reader, value: Any) -> Any:
         """A value, or None with a problem noted."""
         try:
             return read(value)
         except InvalidArgumentError as error:
-            self.add(path, error.message)
+            self.add((*path, *keys_of(error)), error.message)
         return None
 
     def done(self) -> None:
@@ -135,7 +154,7 @@ def read_table(kind: type[_T], table: Any, path: KeyPath, problems: Problems, **
     try:
         return kind(**values)
     except InvalidArgumentError as error:
-        problems.add(path, error.message)
+        problems.add((*path, *keys_of(error)), error.message)
         return None
 
 

@@ -77,12 +77,18 @@ class Traces:
 
             spans += [span_of(record) for record in self._collector.history if record.trace_id]
         # Sorting thousands of spans takes a moment that the gateway's loop has better use for.
-        found = await asyncio.to_thread(summaries, spans)
-        if failed:
-            found = [each for each in found if each["failed"]]
-        if slow:
-            found.sort(key=lambda each: -each["duration"])
-        return {"traces": found[:count], "silent": silent}
+        found = await asyncio.to_thread(chosen, spans, count, failed=failed, slow=slow)
+        return {"traces": found, "silent": silent}
+
+
+def chosen(spans: Iterable[Span], count: int, *, failed: bool, slow: bool) -> list[dict[str, Any]]:
+    """At most `count` of the traces that spans belong to: the newest, or the slowest, or those that failed."""
+    found = summaries(spans)
+    if failed:
+        found = [each for each in found if each["failed"]]
+    if slow:
+        found.sort(key=lambda each: -each["duration"])
+    return found[:count]
 
 
 def summaries(spans: Iterable[Span]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What the tests of HTTP through the collective share: origins behind collectors, here and in processes.
 
-As a program (`python http_kit.py ID WORKER_KIND`) it is a collector in "shop" whose service "api" is the conformance app
-behind a mesh. It prints its address and the worker's pid, and ends when its stdin does.
+As a program (`python http_kit.py ID WORKER_KIND`) it is a collector in "shop" whose service "api" is the conformance app,
+with an echo for WebSockets, behind a mesh. It prints its address and the worker's pid, and ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -96,6 +96,25 @@ async def at_rest(*collectors: Collector) -> None:
             await asyncio.sleep(0.005)
 
 
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """The app of WebSockets: accepts, and sends back what comes."""
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        key = "text" if "text" in message else "bytes"
+        await send({"type": "websocket.send", key: message[key]})
+
+
+def both() -> Any:
+    """The conformance app, and `echo` for WebSockets."""
+    http = ConformanceApp()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await (echo if scope["type"] == "websocket" else http)(scope, receive, send)
+
+    return app
+
+
 # -- in processes --------------------------------------------------------------------------------------------
 
 
@@ -141,7 +160,7 @@ async def process(id: str, kind: str = "loop") -> AsyncIterator[Process]:  # noq
 
 async def _main(id: str, kind: str) -> None:  # noqa: A002
     mesh = WorkerInterceptor()
-    target: Any = "dodici.testing.app:conformance_app" if kind == "process" else ConformanceApp()
+    target: Any = "dodici.testing.app:conformance_app" if kind == "process" else both()
     worker = Worker(target, kind=kind)  # type: ignore[arg-type]
     await mesh.route("api", worker)
     agent = Agent().compose(mesh)

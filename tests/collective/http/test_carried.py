@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,7 @@ from dodici.collective.protos import http_pb2 as pb
 from dodici.core.errors import DodiciError, ResponseError, SocketError
 from dodici.interceptors import decompress, dump, redirect, response_error, retry
 from dodici.testing import RecordingHandler
+from dodici.wire.mesh import heads
 from dodici.wire.mesh.heads import encode_response
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -100,6 +102,29 @@ async def test_fields_of_one_connection_end_at_the_hop_and_the_trace_goes_on() -
         assert len(alone["traceparent"]) == 55
         broken = await agent.request(f"{ORIGIN}/fields", headers={"traceparent": "grüße\t", "x-app": "2"})
         assert (await broken.json())["x-app"] == "2"
+
+
+async def test_an_exchange_leaves_no_circles_and_one_head() -> None:
+    """Neither end makes work for the garbage collector, and a head that comes again is one that is known."""
+    async with Node("b", app) as b, entrance(b) as (_, agent):
+
+        async def ask(number: int) -> None:
+            trace = f"00-{number + 1:032x}-b7ad6b7169203331-00"
+            response = await agent.request(f"{ORIGIN}/plain", headers={"traceparent": trace})
+            assert await response.bytes() == b"plain"
+
+        await ask(0)
+        known = len(heads._requests)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(20):
+                await ask(number)
+            await asyncio.sleep(0)
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
+        assert len(heads._requests) == known
 
 
 async def test_an_exchange_passes_through_a_collector_between() -> None:
@@ -213,7 +238,9 @@ async def test_a_body_that_breaks_off_is_no_whole_body(message: bytes) -> None:
         if message:
             await call.write(message)
         await call.done_writing()
-        assert (await call.code()).name != "OK"
+        with pytest.raises(aio.AioRpcError):
+            async for _ in call:
+                pass
         async with asyncio.timeout(10):
             await b.app.board.wait("cut:ended")
         assert b.app.board.get("cut:disconnected")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.collective.http.http_kit import ORIGIN, TIMEOUT, entrance, process
 
-from dodici import DispatchHandler, DispatchOptions
+from dodici import DispatchHandler, DispatchOptions, RequestAbortedError
 from dodici.testing import RecordingHandler
 
 pytestmark = pytest.mark.perf
@@ -105,6 +105,31 @@ async def test_a_reader_that_stops_holds_back_the_origin() -> None:
         await reader.ended
         assert reader.size == BODY
         assert peaks.look() < MOST
+
+
+async def test_many_readers_that_stop_hold_a_window_each() -> None:
+    """However fast the connection was found to be before."""
+    readers = 8
+    async with process("b") as b, entrance(b.address) as (_, agent):
+        await ask(agent, "/stream/20000000")
+        peaks = Peaks(os.getpid(), b.process.pid)
+        stopped = [Reader() for _ in range(readers)]
+        for number, reader in enumerate(stopped):
+            path = f"/stream/{BODY}?token=s{number}"
+            agent.dispatch(DispatchOptions(origin=ORIGIN, path=path), reader)
+        for reader in stopped:
+            await reader.begun.wait()
+
+        async def sent() -> int:
+            names = [f"/board/get/s{number}%3Asent" for number in range(readers)]
+            return sum(map(int, await asyncio.gather(*(ask(agent, name) for name in names))))
+
+        assert await steady(sent) < readers * (3 << 20)
+        assert peaks.look() < readers * (2 << 20)
+        for reader in stopped:
+            reader.controller.abort("enough")
+            with pytest.raises(RequestAbortedError):
+                await reader.ended
 
 
 async def test_an_app_that_does_not_read_holds_back_the_caller() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from tests.collective.http.http_kit import (
     ORIGIN,
     TIMEOUT,
     Node,
+    announced,
     at_rest,
     entrance,
     register,
@@ -22,8 +23,9 @@ from tests.collective.http.http_kit import (
 from dodici import Agent, DispatchOptions
 from dodici.collective import CollectiveError, Collector, Limits
 from dodici.collective.http import serving
-from dodici.collective.http.framing import HTTP, REST, UNARY
+from dodici.collective.http.framing import HTTP, LEAVE, REST, UNARY
 from dodici.collective.http.interceptor import CollectiveInterceptor
+from dodici.collective.http.tunnel import Tunnel
 from dodici.collective.protos import http_pb2 as pb
 from dodici.testing import RecordingHandler
 from dodici.wire.mesh.heads import decode_response
@@ -62,10 +64,10 @@ async def test_which_way_an_exchange_goes(path: str, options: dict[str, Any], us
 
 
 @asynccontextmanager
-async def asked(node: Node, path: str) -> AsyncIterator[tuple[Any, pb.Response]]:
+async def asked(node: Node, path: str, name: bytes = b"") -> AsyncIterator[tuple[Any, pb.Response]]:
     """A channel to a node, and what it answers to a small request."""
     async with aio.insecure_channel(node.collector.address) as channel:
-        request = pb.Request(head=f"GET\n{path}\nhttp\napi.shop.collective".encode(), end=True)
+        request = pb.Request(head=f"GET\n{path}\nhttp\napi.shop.collective".encode(), end=True, rest=name)
         call = channel.unary_unary(f"/api/{UNARY}")
         data = await call(request.SerializeToString(), metadata=METADATA, timeout=TIMEOUT)
         yield channel, pb.Response.FromString(data)
@@ -118,6 +120,63 @@ async def test_promises_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         async with asyncio.timeout(TIMEOUT):
             await b.app.board.wait("m0:disconnected")
         assert b.collector._local.in_flight == 2
+
+
+async def test_a_promise_can_be_given_up_by_the_name_that_its_caller_gave_it() -> None:
+    async with Node("b") as b:
+        name = b"sixteen bytes of"
+        async with asked(b, "/hang-body?token=v", name) as (channel, response):
+            assert response.rest == name
+            # Nobody takes the place of what is promised to another.
+            async with asked(b, "/hang-body?token=w", name) as (_, other):
+                assert len(other.rest) == 16
+                assert other.rest != name
+            leave = channel.unary_unary(f"/api/{LEAVE}")
+            for token in (b"guessed", name, name):
+                data = pb.Request(rest=token).SerializeToString()
+                assert await leave(data, metadata=METADATA, timeout=TIMEOUT) == b""
+            async with asyncio.timeout(1):
+                await b.app.board.wait("v:disconnected")
+            assert b.collector._local.in_flight == 1
+            assert await rest(channel, name).code() == StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
+@pytest.mark.parametrize("when", ["answered", "asked"])
+async def test_a_caller_that_gives_up_before_it_asks_for_the_rest_frees_the_origin_at_once(
+    monkeypatch: pytest.MonkeyPatch, hops: int, when: str
+) -> None:
+    """Just when the origin's collector has answered, and just when the answer is there."""
+    recorder = RecordingHandler()
+    place = (serving.HttpServing, "_promise") if when == "answered" else (Tunnel, "_rest")
+    step: Any = getattr(*place)
+
+    def give_up(*arguments: Any) -> Any:
+        recorder.controller.abort("enough")
+        return step(*arguments)
+
+    monkeypatch.setattr(*place, give_up)
+    async with AsyncExitStack() as stack:
+        b = await stack.enter_async_context(Node("b"))
+        if hops == 0:
+            way: list[Any] = []
+            entry, agent = b.collector, Agent().compose(CollectiveInterceptor(b.collector))
+            stack.push_async_callback(agent.destroy)
+        else:
+            way = [b]
+            if hops == 2:
+                hop = await stack.enter_async_context(Collector("h", "127.0.0.1:0", namespaces=[NAMESPACE]))
+                await hop.connect_to(b.collector.address)
+                await announced(hop, "b")
+                way = [hop.address]
+            entry, agent = await stack.enter_async_context(entrance(*way))
+        recorder.dispatch(agent, DispatchOptions(origin=ORIGIN, path="/hang-body?token=n"))
+        await recorder.wait()
+        assert str(recorder.error) == "enough"
+        async with asyncio.timeout(1):
+            await b.app.board.wait("n:disconnected")
+        await at_rest(entry, b.collector)
+        assert LEAVE not in methods(b.collector)
 
 
 async def test_drain_waits_for_what_was_promised() -> None:

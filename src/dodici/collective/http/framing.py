@@ -21,6 +21,10 @@ UNARY: Final = "~http.unary"
 """The same, of kind unary_unary: for a request that is at hand and small. What of the response is not, is promised."""
 REST: Final = "~http.rest"
 """What was promised, of kind unary_stream."""
+LEAVE: Final = "~http.leave"
+"""Nobody wants what was promised, of kind unary_unary."""
+TOKEN: Final = 16
+"""Bytes of a promise's name: too many to guess."""
 HANDLED_BY: Final = b"x-dodici-handled-by"
 """The field of a response that names the collector by which it was served."""
 PIECE: Final = 64 * 1024

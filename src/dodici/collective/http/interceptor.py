@@ -5,7 +5,7 @@
 
 Each dispatcher that is composed with it gets a `CollectiveBranch` of its own, whose exchanges end with that dispatcher;
 the collector is not theirs, and goes on. A request goes one of two ways: where its service is an HTTP origin somewhere
-(`Collector.register_origin`), the exchange itself is carried there (`tunnel.py`); else it is a call of the method that
+(`Collector.register_origin`), the exchange itself is carried there (`tunnel.py`; upgrades: `opening.py`); else it is a call of the method that
 its path names (`rpc.py`).
 """
 
@@ -25,8 +25,10 @@ from ...core.errors import (
 )
 from ...core.handler import Handler, check_handler, known_handlers
 from ...core.options import DispatchOptions, check_seconds
+from ...net.connection import Patience
 from ...pool.base import BaseDispatcher
 from .hosts import Hosts
+from .opening import Opening
 from .passage import CarriedExchange
 from .rpc import MethodCall
 from .tunnel import Tunnel
@@ -70,9 +72,13 @@ class CollectiveInterceptor:
         if not hasattr(collector, "dispatch_stream"):
             raise InvalidArgumentError(f"collector must be a Collector, not {type(collector).__name__}")
         self.collector = collector
-        self.headers_timeout = SILENCE if timeout is None else check_seconds("timeout", timeout)
-        self.body_timeout = SILENCE if body_timeout is None else check_seconds("body_timeout", body_timeout)
+        self.patience = Patience(
+            SILENCE if timeout is None else check_seconds("timeout", timeout),
+            SILENCE if body_timeout is None else check_seconds("body_timeout", body_timeout),
+        )
         self.pass_unknown = unknown == "pass"
+        self.lasting: set[asyncio.Task[None]] = set()
+        """The tasks of what was handed over: the loop keeps only weak references to them."""
         self.hosts = Hosts(domain, collector._services, collector._table)
 
     def __call__(self, dispatch: DispatchFunction) -> CollectiveBranch:
@@ -113,15 +119,10 @@ class CollectiveBranch(BaseDispatcher, Branch):
         """Requests that have not ended."""
         return len(self._exchanges)
 
-    def headers_seconds(self, options: DispatchOptions) -> float:
-        """How long the head of a response may take; 0 for ever."""
-        asked = options.headers_timeout
-        return self._interceptor.headers_timeout if asked is None else asked
-
-    def body_seconds(self, options: DispatchOptions) -> float:
-        """How long a piece of a response's body may take; 0 for ever."""
-        asked = options.body_timeout
-        return self._interceptor.body_timeout if asked is None else asked
+    @property
+    def patience(self) -> Patience:
+        """How long the parts of a response may take."""
+        return self._interceptor.patience
 
     def __call__(self, options: DispatchOptions, handler: Any) -> bool:
         origin = options.origin
@@ -146,16 +147,14 @@ class CollectiveBranch(BaseDispatcher, Branch):
                 return refuse(handler, _no_target(origin, place))
         if self._closed:
             return refuse(handler, self._closed_error())
-        if options.upgrade is not None or options.method == "CONNECT":
-            what = "CONNECT" if options.upgrade is None else f"an upgrade to {options.upgrade}"
-            return refuse(
-                handler,
-                NotSupportedError(
-                    f"{what} cannot go through the collective: it carries requests and responses, no tunnels",
-                    origin=origin,
-                    request_not_processed=True,
-                ),
+        if options.method == "CONNECT" or (options.upgrade is not None and place.known and not place.carried):
+            why = (
+                "CONNECT cannot go through the collective: there is no proxy in it"
+                if options.upgrade is None
+                else f"no upgrade to {options.upgrade} through the collective: the methods of {place.service!r} are "
+                "called, and only a service that is an HTTP origin can be upgraded"
             )
+            return refuse(handler, NotSupportedError(why, origin=origin, request_not_processed=True))
         return self._begin(options, handler, place)
 
     def dispatch(self, options: DispatchOptions | Mapping[str, Any], handler: Handler) -> bool:
@@ -168,11 +167,15 @@ class CollectiveBranch(BaseDispatcher, Branch):
         self._exchanges.add(exchange)
         wants_controller = known_handlers.get(type(handler))
         if wants_controller is None:
-            check_handler(handler, False)
+            check_handler(handler, options.upgrade is not None)
             wants_controller = hasattr(handler, "on_dispatch")
         if not self._tell(exchange, handler, wants_controller):
             return False
-        way = Tunnel if place.carried else MethodCall
+        way: type[MethodCall | Tunnel] = MethodCall
+        if options.upgrade is not None:
+            way = Opening
+        elif place.carried:
+            way = Tunnel
         task = way(exchange, timers, self._interceptor.collector, place).task
         self._tasks.add(task)
         task.add_done_callback(self._over)
@@ -184,6 +187,12 @@ class CollectiveBranch(BaseDispatcher, Branch):
         """One of its exchanges has ended."""
         self._exchanges.discard(exchange)
         self._look()
+
+    def lasts(self, task: asyncio.Task[None]) -> None:
+        """The task of an exchange goes on as that of what was handed over, which does not end with this dispatcher."""
+        self._tasks.discard(task)
+        self._interceptor.lasting.add(task)
+        task.add_done_callback(self._interceptor.lasting.discard)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -22,12 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...core import diagnostics
 from ...core.controller import Exchange
-from ...core.errors import (
-    BodyTimeoutError,
-    HeadersTimeoutError,
-    InvalidArgumentError,
-    annotate,
-)
+from ...core.errors import InvalidArgumentError, annotate
 from ...core.headers import Headers
 from ...core.options import BYTES
 from ...net.body import BodyWriter, DataFramer
@@ -112,6 +107,7 @@ class Passage(ABC):
         self.options = exchange.options
         self.upload = Upload()
         self._writer: BodyWriter | None = None
+        self._patience = exchange.branch.patience
         self._timer: Timer = timers.timer(self._timed_out)
         self._going_on: asyncio.Future[None] | None = None
         self._telling = False
@@ -262,6 +258,8 @@ class Passage(ABC):
             await self._going_on
 
     def _tell(self, callback: Callable[..., None], *arguments: Any) -> bool:
+        if self.exchange.done:
+            return False  # by a subscriber of the diagnostics
         self._telling = True
         try:
             callback(self.exchange, *arguments)
@@ -343,22 +341,17 @@ class Passage(ABC):
     # -- timeouts ------------------------------------------------------------------------------------------
 
     def _headers_seconds(self) -> float:
-        return self.exchange.branch.headers_seconds(self.options)
+        return self._patience.headers_seconds(self.options)
 
     def _body_seconds(self) -> float:
-        return self.exchange.branch.body_seconds(self.options)
+        return self._patience.body_seconds(self.options)
 
     def _arm(self, seconds: float) -> None:
         if not self.exchange.done:
             self._timer.arm(seconds)
 
     def _timed_out(self) -> None:
-        if self.exchange.status_code >= 200:
-            seconds = self._body_seconds()
-            self.give_up(BodyTimeoutError(f"nothing of the body came for {seconds:g} s (body_timeout)"))
-        else:
-            seconds = self._headers_seconds()
-            self.give_up(HeadersTimeoutError(f"no response head within {seconds:g} s (headers_timeout)"))
+        self.give_up(self._patience.timeout_error(self.exchange))
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

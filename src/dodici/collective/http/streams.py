@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from ...core.controller import DispatchController
@@ -17,18 +17,24 @@ HIGH_WATER: Final = 64 * 1024
 """Bytes of a response that may wait for the message before."""
 
 
+_LINGER: Final = 1.0
+"""Seconds for which a body is read of which the origin wants no more."""
+
+
 class Upload:
     """The body of a carried request, for the dispatcher of the origin: one message at a time, none in advance.
 
     Messages are read in a task of its own: whoever asks may be cancelled at any time, and what grpc gives has to be left
-    in order.
+    in order. `on_begun` is called when more is asked for than came with the head.
     """
 
-    def __init__(self, first: bytes, frames: AsyncIterator[Any]) -> None:
+    def __init__(self, first: bytes, frames: AsyncIterator[Any], on_begun: Callable[[], None]) -> None:
         self._frames = frames
+        self._on_begun = on_begun
         self._first = first
         self._ended = False
         self._closed = False
+        self._lingering = False
         self._wanted: asyncio.Future[bytes | None] | None = None
         self._asked = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
@@ -44,6 +50,7 @@ class Upload:
             raise MalformedError("the request was given up")
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
+            self._on_begun()
         self._wanted = asyncio.get_running_loop().create_future()
         self._asked.set()
         piece = await self._wanted
@@ -51,22 +58,40 @@ class Upload:
             raise StopAsyncIteration
         return piece
 
-    async def close(self) -> None:
-        """Read no more."""
+    def close(self) -> None:
+        """The origin wants no more of it."""
         self._closed = True
+        self._tell(MalformedError("the request was given up"))
+
+    async def end(self) -> None:
+        """Read no more."""
+        self.close()
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
-        self._tell(MalformedError("the request was given up"))
+
+    async def linger(self) -> None:
+        """Read what is still sent, for nobody, until the caller has heard that the response has ended.
+
+        Whoever is cut off while it writes may lose what it has not read yet, as with TCP (RFC 9112 section 9.6).
+        """
+        self._lingering = True
+        self._asked.set()
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
+        await asyncio.wait([self._reader], timeout=_LINGER)
 
     async def _read(self) -> None:
-        while True:
+        while not (self._lingering and self._ended):
             await self._asked.wait()
-            self._asked.clear()
+            if not self._lingering:
+                self._asked.clear()
             try:
                 piece = await self._piece()
             except Exception as error:
                 self._tell(error)
+                if self._lingering:
+                    return
             else:
                 self._tell(piece)
 
@@ -109,6 +134,8 @@ class Answers(DispatchHandler):
         self._end_told = False
         self._trailers = b""
         self._waiter: asyncio.Future[None] | None = None
+        self._given: Any = None
+        self._begun = False
 
     # -- what the dispatch tells ---------------------------------------------------------------------------
 
@@ -129,10 +156,30 @@ class Answers(DispatchHandler):
         if status_code < 200:
             self._next.informational.append(encode_response(status_code, headers.raw))
         else:
-            if HANDLED_BY.decode() in headers:  # of a collector behind the origin
-                headers = headers.without(HANDLED_BY.decode())
-            self._next.head = encode_response(status_code, headers.raw + self._own)
+            self._next.head = encode_response(status_code, self._with_own(headers))
         self._wake()
+
+    def on_request_upgrade(
+        self, controller: DispatchController, status_code: int, headers: Headers, socket: Any
+    ) -> None:
+        head = encode_response(status_code, self._with_own(headers))
+        self._controller = None
+        if self._left:
+            socket.abort()
+            return
+        self._given = socket
+        self._ended = True
+        if self._next is None:
+            self._next = pb.Response()
+        self._next.head = head
+        self._next.upgraded = pb.Response.MESSAGES if hasattr(socket, "receive") else pb.Response.BYTES
+        self._next.protocol = headers.get("upgrade", "")
+        self._wake()
+
+    def _with_own(self, headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
+        if HANDLED_BY.decode() in headers:  # of a collector behind the origin
+            headers = headers.without(HANDLED_BY.decode())
+        return headers.raw + self._own
 
     def on_response_data(self, controller: DispatchController, chunk: bytes) -> None:
         self._chunks.append(chunk)
@@ -182,6 +229,9 @@ class Answers(DispatchHandler):
     async def next(self) -> pb.Response | None:
         """The next message of the response; None after the last one, and after what came before an error."""
         while self._next is None and not self._chunks:
+            if self._begun:
+                self._begun = False
+                return pb.Response()
             if self.error is not None or (self._ended and self._end_told):
                 return None
             if self._ended:
@@ -192,9 +242,20 @@ class Answers(DispatchHandler):
         self._next = None
         response.data = self._take()
         if self._ended and self.error is None and not self._chunks:
-            response.end = self._end_told = True
+            self._end_told = True
+            response.end = self._given is None
             response.trailers = self._trailers
         return response
+
+    def begun(self) -> None:
+        """The origin reads the body: that is told with an empty message, if nothing else is to be told."""
+        self._begun = True
+        self._wake()
+
+    def take(self) -> Any:
+        """What the origin has handed over instead of a response, with which it is the caller's; None if it has not."""
+        given, self._given = self._given, None
+        return given
 
     def _take(self) -> bytes:
         chunks = self._chunks
@@ -217,3 +278,5 @@ class Answers(DispatchHandler):
         self._left = True
         if self._controller is not None:
             self._controller.abort()
+        if (given := self.take()) is not None:
+            given.abort()

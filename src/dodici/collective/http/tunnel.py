@@ -9,6 +9,8 @@ router's: a carried exchange is a call like any other. The trace that the reques
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +19,7 @@ from ...core.errors import BodyAbortedError, DodiciError
 from ...core.grpc_status import GrpcStatus
 from ...core.headers import EMPTY
 from ...core.options import BYTES
+from ...core.trace import FIELDS
 from ...wire.mesh.heads import decode_response, decode_trailers, encode_request
 from ..context import current
 from ..errors import CollectiveError, call_error
@@ -24,7 +27,7 @@ from ..names import CallKind
 from ..protos import http_pb2 as pb
 from ..stats import Passing
 from .failures import heard
-from .framing import HTTP, REST, UNARY, MalformedError, pieces, read_response
+from .framing import HTTP, LEAVE, REST, TOKEN, UNARY, MalformedError, pieces, read_response
 from .passage import Passage
 from .serving import nested
 
@@ -39,6 +42,8 @@ SMALL: Final = 32 * 1024
 """Bytes of a body that goes with a unary call."""
 FOREVER: Final = 30 * 86400.0
 """Seconds of a call without a deadline. Without any, each collector on the way would set its own default."""
+_LEAVING: Final = 1.0
+"""Seconds for saying that nobody wants what was promised."""
 CALL_FIELDS: Final = frozenset({"traceparent", "tracestate", "baggage", "x-hash-key"})
 """Fields of the request that are metadata of the call, too."""
 
@@ -50,6 +55,7 @@ class Tunnel(Passage):
         super().__init__(exchange, timers)
         self._collector = collector
         self._place = place
+        self._token = b""
 
     async def travel(self) -> None:
         options = self.options
@@ -87,25 +93,39 @@ class Tunnel(Passage):
             if not self.begin():
                 return
             self.send_body()
-            answers: Any = executor.stream(call, self.upload)
+            answers: Any = executor.stream(call, self.outgoing())
             try:
                 await self._receive(answers)
             finally:
                 await answers.aclose()
 
+    def outgoing(self) -> AsyncIterator[bytes]:
+        """The messages of the request."""
+        return self.upload
+
     async def _small(self) -> None:
         """By a unary call, whose answer has all of a small response."""
         call = self._call(UNARY, CallKind.UNARY_UNARY)
-        with Passing(self._collector._figures, call):
-            executor = await self._collector._executor(call)
-            if not self.begin():
-                return
-            self.send_body()
-            response = read_response(await executor.unary(call, await anext(self.upload)))
-        if self.exchange.done:
-            return
+        self._token = secrets.token_bytes(TOKEN)
+        try:
+            with Passing(self._collector._figures, call):
+                executor = await self._collector._executor(call)
+                if not self.begin():
+                    return
+                self.send_body()
+                response = read_response(await executor.unary(call, await anext(self.upload)))
+        except asyncio.CancelledError:
+            # It may have been answered already.
+            await self._leave(call, self._token)
+            raise
+        except CollectiveError as error:
+            if error.grpc_status is GrpcStatus.DEADLINE_EXCEEDED:
+                await self._leave(call, self._token)
+            raise
         if response.rest:
             await self._rest(call, response)
+        elif self.exchange.done:
+            return
         elif await self._tell_of(response) and not response.end:
             raise BodyAbortedError("the response ended in the middle of it")
 
@@ -115,16 +135,40 @@ class Tunnel(Passage):
         """
         call = self._call(REST, CallKind.UNARY_STREAM, before.handled_by)
         call.deadline = before.deadline
-        with Passing(self._collector._figures, call):
+        kept = False
+        try:
+            with Passing(self._collector._figures, call):
+                executor = await self._collector._executor(call)
+                answers: Any = executor.stream(call, _one(pb.Request(rest=response.rest, end=True)))
+                try:
+                    if await anext(answers, None) is None:
+                        raise MalformedError("a promised response was not kept")
+                    kept = not self.exchange.done
+                    if kept and await self._tell_of(response):
+                        await self._receive(answers)
+                finally:
+                    await answers.aclose()
+        finally:
+            if not kept:
+                await self._leave(before, response.rest)
+
+    async def _leave(self, before: Call, promise: bytes) -> None:
+        """Tell whoever has promised the rest, or may have, that nobody wants it."""
+        holders = {before.handled_by}
+        if not before.handled_by:
+            # Nobody has said yet who runs it: any of those that are reached by whom it was sent to.
+            group = self._collector._table.group(before.key)
+            holders = {way.path[-1] for way in group.ways.get(before.via, ())} if group is not None else set()
+        await asyncio.gather(*(self._leave_at(holder, promise) for holder in holders))
+
+    async def _leave_at(self, holder: str, promise: bytes) -> None:
+        try:
+            call = self._call(LEAVE, CallKind.UNARY_UNARY, holder)
+            call.deadline = time.monotonic() + _LEAVING
             executor = await self._collector._executor(call)
-            answers: Any = executor.stream(call, _one(pb.Request(rest=response.rest, end=True)))
-            try:
-                if await anext(answers, None) is None:
-                    raise MalformedError("a promised response was not kept")
-                if await self._tell_of(response):
-                    await self._receive(answers)
-            finally:
-                await answers.aclose()
+            await executor.unary(call, pb.Request(rest=promise, end=True).SerializeToString())
+        except CollectiveError:
+            pass  # it is gone, or gives up by itself what nobody asks for
 
     def write(self, length: int, parts: list[bytes | memoryview], *, head: bool, end: bool) -> None:
         """As `Passage`."""
@@ -137,7 +181,9 @@ class Tunnel(Passage):
         for number, piece in enumerate(data or [b""]):
             request = pb.Request(data=piece)
             if head and not number:
-                request.head = encode_request(self.options, length)
+                # The fields of its trace go with the call: a head that comes again is known there.
+                request.head = encode_request(self.options, length, FIELDS)
+                request.rest = self._token
             request.end = end and number >= len(data) - 1
             self.upload.put(request.SerializeToString())
         self.exchange.bytes_sent += sum(map(len, data))

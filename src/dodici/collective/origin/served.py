@@ -8,7 +8,7 @@ still registered.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ...api.exchange import global_dispatcher
@@ -54,6 +54,7 @@ class Origins:
         self._peers = peers
         self._limit = limit
         self._entries: list[_Entry] = []
+        self._lasting: set[Callable[[], None]] = set()
         self._started = False
 
     def register(
@@ -84,7 +85,7 @@ class Origins:
         specs = maker.make(methods)
         if http:
             full = service if maker.descriptor is None else maker.descriptor.full_name
-            specs += http_specs(namespace, full, normal, dispatcher, self._keep)
+            specs += http_specs(namespace, full, normal, dispatcher, self._keep, self._lasting)
         capacity = OriginCapacity(self._services, self._peers, normal)
         specs = [dataclasses.replace(spec, capacity=capacity) for spec in specs]
         self._services.add(specs, descriptor=maker.descriptor)
@@ -107,6 +108,11 @@ class Origins:
         self._started = True
         for entry in self._entries:
             entry.watch()
+
+    def part(self) -> None:
+        """Close the WebSockets that are open: what they carry may be for ever in coming."""
+        for close in tuple(self._lasting):
+            close()
 
     def stop(self) -> None:
         """Follow it no more."""

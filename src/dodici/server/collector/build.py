@@ -13,7 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ...collective import Collector
 from ...collective.origin.specs import OriginSpecs, checked_origin
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .served import ServedConfig
 
 Path = tuple[str, ...]
+_ANY: Final = (Exception, SystemExit)
+"""Whatever the code of a module does: one that was written as a script may end by itself."""
 
 
 def build(config: CollectorConfig) -> Collector:
@@ -157,8 +159,20 @@ def _check_origin(served: ServedConfig, problems: Problems) -> None:
         problems.add(served.table, error.message)
 
 
+_BEGINNINGS: Final = {
+    "ttl ": "discovery",
+    "a validator ": "validator",
+    "cannot load TLS ": "tls",
+    "client certificates need ": "tls",
+}
+"""How refusals begin that speak of a part of a key's value."""
+
+
 def _key_of(message: str, config: CollectorConfig) -> Path:
     """The key that a refusal of `Collector` speaks of: it begins with its name, or shows its value."""
+    for beginning, name in _BEGINNINGS.items():
+        if message.startswith(beginning):
+            return "collector", name
     for name in ("advertise", "max_hops", "discovery", "registry"):
         value = getattr(config, name)
         values = value if isinstance(value, tuple) else (value,)
@@ -201,7 +215,7 @@ def _serve(collector: Collector, served: ServedConfig, path: Path, problems: Pro
     if inspect.isclass(handler):
         try:
             handler = handler()
-        except Exception as error:
+        except _ANY as error:
             problems.add(
                 (*path, "handler"), f"{served.handler} cannot be made: {type(error).__name__}: {error}"
             )
@@ -281,7 +295,7 @@ def _found(target: str, path: Path, problems: Problems) -> Any:
     if called:
         try:
             found = found()
-        except Exception as error:
+        except _ANY as error:
             problems.add(path, f"{target} has failed: {type(error).__name__}: {error}")
             return None
     return found
@@ -290,6 +304,6 @@ def _found(target: str, path: Path, problems: Problems) -> Any:
 def _imported(module_name: str, target: str, path: Path, problems: Problems) -> Any:
     try:
         return importlib.import_module(module_name)
-    except Exception as error:  # whatever the module's code does
+    except _ANY as error:
         problems.add(path, f"cannot import {module_name!r} for {target!r}: {type(error).__name__}: {error}")
         return None

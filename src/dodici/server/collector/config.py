@@ -9,9 +9,8 @@ told with the line of its key all the same.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,11 +22,13 @@ from ...collective.policies import Breaker, Budget, Limits, Retry
 from ...core.errors import InvalidArgumentError
 from ..document import parse_document, read_text
 from ..schema import (
+    NestedError,
     Problems,
     boolean,
     count,
     each,
     key,
+    keys_of,
     one_of,
     positive_seconds,
     read_table,
@@ -35,6 +36,7 @@ from ..schema import (
     size,
     string,
     toml_type,
+    unknown_key,
 )
 from .served import ServedConfig, read_object, read_services
 
@@ -90,38 +92,47 @@ def _table_of(kind: type[Any], readers: Mapping[str, Callable[[Any], Any]]) -> C
     names = sorted(each.name for each in dataclasses.fields(kind))
 
     def read(value: Any) -> Any:
-        if not isinstance(value, dict):
-            raise InvalidArgumentError(f"must be a table, not {toml_type(value)}")
-        given = {}
-        for name, item in value.items():
-            if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names)}"
-                raise InvalidArgumentError(f"has no {name!r}; {hint}")
-            try:
-                given[name] = readers[name](item) if name in readers else item
-            except InvalidArgumentError as error:
-                raise InvalidArgumentError(f"{name} {error.message}") from None
-        return kind(**given)
+        given = _items(value, "a table", names, readers)
+        try:
+            return kind(**given)
+        except InvalidArgumentError as error:
+            # It begins with the name of the argument that is wrong.
+            name, _, rest = error.message.partition(" ")
+            if (name := name.rstrip(":")) not in given:
+                raise
+            raise NestedError(rest, keys=(name,)) from None
 
     return read
 
 
-def _tls(value: Any) -> dict[str, Any]:
+def _items(
+    value: Any, due: str, names: Iterable[str], readers: Mapping[str, Callable[[Any], Any]]
+) -> dict[str, Any]:
+    """The values of a table, each as its reader has it."""
     if not isinstance(value, dict):
-        raise InvalidArgumentError(f"must be a table with cert, key and ca, not {toml_type(value)}")
-    for name in value:
-        if name not in _TLS_KEYS:
-            raise InvalidArgumentError(f"has no {name!r}; there are: {', '.join(_TLS_KEYS)}")
-    for name in ("cert", "key"):
-        if name not in value:
-            raise InvalidArgumentError(f"lacks {name!r}: the path of a PEM file")
+        raise InvalidArgumentError(f"must be {due}, not {toml_type(value)}")
+    given = {}
+    for name, item in value.items():
+        if name not in names:
+            raise NestedError(unknown_key(name, names), keys=(name,))
+        try:
+            given[name] = readers[name](item) if name in readers else item
+        except InvalidArgumentError as error:
+            raise NestedError(error.message, keys=(name, *keys_of(error))) from None
+    return given
+
+
+def _tls(value: Any) -> dict[str, Any]:
     readers: dict[str, Callable[[Any], Any]] = {
         **dict.fromkeys(_TLS_KEYS, string),
         "require_client_cert": boolean,
         "max_age": _timeout,
     }
-    return {name: readers[name](item) for name, item in value.items()}
+    given = _items(value, "a table with cert, key and ca", _TLS_KEYS, readers)
+    for name in ("cert", "key"):
+        if name not in given:
+            raise InvalidArgumentError(f"lacks {name!r}: the path of a PEM file")
+    return given
 
 
 def _policy(value: Any) -> Policy:
@@ -130,10 +141,15 @@ def _policy(value: Any) -> Policy:
             f"must be an array of tables, [[collector.policy]], not {toml_type(value)}"
         )
     read = _table_of(Rule, dict.fromkeys(("identity", "namespace", "method"), string))
-    try:
-        return Policy(tuple(map(read, value)))
-    except TypeError:
-        raise InvalidArgumentError("each rule needs an identity and a namespace") from None
+    rules = []
+    for number, rule in enumerate(value, 1):
+        try:
+            rules.append(read(rule))
+        except TypeError:
+            raise NestedError("each rule needs an identity and a namespace", keys=(str(number),)) from None
+        except InvalidArgumentError as error:
+            raise NestedError(error.message, keys=(str(number), *keys_of(error))) from None
+    return Policy(tuple(rules))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,18 +191,20 @@ class CollectorConfig:
 
     def __post_init__(self) -> None:
         if self.tls is None and not self.insecure and not is_loopback(self.listen):
-            raise InvalidArgumentError(
-                f"listen = {self.listen!r} can be reached by other machines: add tls = {{ cert, key, ca }}, or say "
-                "insecure = true"
+            raise NestedError(
+                f"{self.listen!r} can be reached by other machines: add tls = {{ cert, key, ca }}, or say "
+                "insecure = true",
+                keys=("listen",),
             )
         if self.metrics is not None and (
             self.metrics.startswith("unix:") or not (is_loopback(self.metrics) or self.insecure)
         ):
-            raise InvalidArgumentError(
-                f"metrics = {self.metrics!r} must be HOST:PORT on loopback, or say insecure = true"
+            raise NestedError(
+                f"must be HOST:PORT on loopback, or say insecure = true, not {self.metrics!r}",
+                keys=("metrics",),
             )
         if self.policy is not None and self.tls is None:
-            raise InvalidArgumentError("a policy needs tls: callers are known by their certificates")
+            raise NestedError("needs tls: callers are known by their certificates", keys=("policy",))
 
     @property
     def folder(self) -> Path:

@@ -4,13 +4,11 @@ It runs in a worker of the gateway's own loop, so that the other services reach 
 other, and the gateway by host and path. What a gateway adds is there already, or was left out by a service that asks:
 fields pass as they are, but those that belong to one hop.
 
-A scope of the mesh does not say whether a body follows. What has arrived with the head is the whole body, or its
-beginning; the exchange is not held up for more.
+The fields do not say whether a body follows, as they do at the gateway: the scope of the mesh does, by what has arrived.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import DodiciError
@@ -80,6 +78,9 @@ class Egress(Gateway):
         """All requests are for the one service."""
         return self._route
 
+    def _key(self, scope: dict[str, Any]) -> tuple[Any, ...] | None:
+        return super()._key(scope) if _arrived(scope) == 0 else None
+
     async def _prepare(
         self, scope: dict[str, Any], receive: Any, route: Route, key: Any
     ) -> tuple[DispatchOptions, Upload | None]:
@@ -87,12 +88,11 @@ class Egress(Gateway):
         path = scope["raw_path"].decode("latin-1") or "/"
         if scope["query_string"]:
             path = f"{path}?{scope['query_string'].decode('latin-1')}"
-        first = asyncio.ensure_future(receive())
-        await asyncio.sleep(0)
-        upload = Upload(_after(first, receive), 0)
+        arrived = _arrived(scope)
+        upload = None if arrived == 0 else Upload(receive, 0)
         body: Any = upload
-        if first.done() and not first.result().get("more_body", False):
-            body = await upload.whole() or None
+        if arrived and upload is not None:
+            body = await upload.whole()
         options = DispatchOptions(
             origin=route.origin,
             path=path,
@@ -102,14 +102,12 @@ class Egress(Gateway):
             headers_timeout=route.request_timeout,
             body_timeout=route.body_timeout,
         )
+        if upload is None:
+            self._remember(key, route, options)
         return options, upload
 
 
-def _after(first: asyncio.Future[Any], receive: Any) -> Any:
-    """`receive`, whose next message has been asked for."""
-    waiting: list[asyncio.Future[Any]] = [first]
-
-    async def next_message() -> Any:
-        return await (waiting.pop() if waiting else receive())
-
-    return next_message
+def _arrived(scope: dict[str, Any]) -> int | None:
+    """Bytes of a body that is here already, all of it; None if more is to come."""
+    arrived: int | None = scope["extensions"]["dodici.mesh"]["arrived"]
+    return arrived
