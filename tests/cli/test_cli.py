@@ -113,3 +113,13 @@ def test_importing_the_package_loads_neither_click_nor_rich():
         [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_wrong_usage_with_a_click_that_has_no_error_for_missing_commands(monkeypatch, capsys):
+    import click
+
+    from dodici.cli import main
+
+    monkeypatch.delattr(click.exceptions, "NoArgsIsHelpError", raising=False)
+    assert main(["get", "--nope"]) == 2
+    assert capsys.readouterr().err.startswith("dodici: No such option")

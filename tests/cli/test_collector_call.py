@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.cli.cli_kit import run_process, spawn
 from tests.collective import kit
 
 from dodici.cli import main
+from dodici.cli.call_run import _plain
+from dodici.cli.collector_client import tell
+from dodici.collective.errors import call_error
 from dodici.core.grpc_status import GrpcStatus
 
 Capture = pytest.CaptureFixture[str]
@@ -150,6 +155,57 @@ def test_nobody_there(capsys: Capture) -> None:
     assert capsys.readouterr().err.startswith("dodici: UNAVAILABLE: ")
 
 
+def test_standard_input_that_is_not_utf_8(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    assert call("127.0.0.1:1", "ns", "S.M", "-") == 2
+    assert "standard input is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_leading_slash_is_no_part_of_the_name(address: str, capsys: Capture) -> None:
+    assert call(address, "plain", "/Echo/Say", "1") == 0
+    assert capsys.readouterr().out == "1\n"
+
+
+def test_numbers_without_a_name_in_json() -> None:
+    assert [_plain(float(name)) for name in ("nan", "inf", "-inf", "1.5")] == [
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        1.5,
+    ]
+
+
+def test_what_a_collector_says_does_not_reach_the_terminal_as_it_is() -> None:
+    said = call_error(GrpcStatus.INTERNAL, "one\ntwo \x1b[2J\x07")
+    assert tell(said) == "INTERNAL: one two ?[2J?"
+
+
+def test_characters_that_standard_output_has_not(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = '"ü \U0001f600"'
+    for encoding in ("ascii", "latin-1"):
+        monkeypatch.setenv("PYTHONIOENCODING", encoding)
+        ran = run_process("call", address, "plain", "Echo.Say", given)
+        assert ran.status == 0, ran
+        assert json.loads(ran.out.decode(encoding)) == json.loads(given)
+
+
+def test_output_that_nobody_takes(address: str) -> None:
+    with spawn("call", address, "plain", "Echo.Count", "100000", stdout=-1, stderr=-1) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert process.wait(30) == 23
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    if Path("/dev/full").exists():
+        with (
+            Path("/dev/full").open("wb") as full,
+            spawn("call", address, "plain", "Echo.Say", "1", stdout=full, stderr=-1) as process,
+        ):
+            assert process.communicate(timeout=30)[1] == b"dodici: cannot write: No space left on device\n"
+            assert process.returncode == 23
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -158,11 +214,18 @@ def test_nobody_there(capsys: Capture) -> None:
         (("127.0.0.1:1", "ns", "Method"), "SERVICE.METHOD"),
         (("127.0.0.1:1", "ns", "S.M", "{"), "the argument is not JSON"),
         (("127.0.0.1:1", "ns", "S.M", "1 2"), "one JSON value"),
+        (("127.0.0.1:1", "ns", "S.M", "NaN"), "not JSON: NaN is no value of it"),
+        (("127.0.0.1:1", "ns", "S.M", "[" * 5000 + "]" * 5000), "not JSON: brackets are nested too deeply"),
+        (("127.0.0.1:1", "ns", "S.M", "1" * 5000), "the argument is not JSON: "),
         (("127.0.0.1:1", "ns", "S.M", "-m", "x"), "NAME:VALUE"),
         (("127.0.0.1:1", "ns", "S.M", "-m", "x-bin:?"), "must be base64"),
         (("127.0.0.1:1", "ns", "S.M", "-m", "x-dodici-path:a"), "dodici's own"),
         (("127.0.0.1:1", "ns", "S.M", "--timeout", "0"), "--timeout"),
+        (("127.0.0.1:1", "ns", "S.M", "--timeout", "nan"), "'nan' is no number of seconds"),
+        (("127.0.0.1:1", "ns", "S.M", "--timeout", "1e12"), "2147483647"),
         (("127.0.0.1:1", "ns", "S.M", "--cacert", "gone.pem"), "cannot read gone.pem"),
+        (("127.0.0.1:1", "ns", "S.M", "--cacert", __file__), "cannot load TLS certificates"),
+        (("127.0.0.1:1", "ns", "S.M", "--cacert", __file__, "--cert", "gone", "--key", "x"), "cannot read"),
         (("127.0.0.1:1", "ns", "S.M", "--server-name", "x"), "--cacert"),
         (("127.0.0.1:1", "ns", "S.M", "--cert", "x"), "--cert and --key"),
     ],

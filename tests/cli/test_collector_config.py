@@ -131,7 +131,7 @@ descriptor = "shop.users_pb2:Users"
         ('[collector]\nid = "a"\nlissten = 1\n', 3, "collector.lissten", "did you mean 'listen'?"),
         ('[collector]\nid = "a b"\n', 2, "collector.id", "must be 1 to 128 letters"),
         ('[collector]\nid = "a"\nlisten = "50051"\n', 3, "collector.listen", "use 'host:port'"),
-        ('[collector]\nid = "a"\nlisten = "0.0.0.0:1"\n', 1, "collector", "insecure = true"),
+        ('[collector]\nid = "a"\n\nlisten = "0.0.0.0:1"\n', 4, "collector.listen", "insecure = true"),
         ('[collector]\nid = "a"\nlink_port = "of"\n', 3, "collector.link_port", "or 'off', not 'of'"),
         ('[collector]\nid = "a"\nlink_port = 65536\n', 3, "collector.link_port", "must be a port"),
         ('[collector]\nid = "a"\nnamespaces = ["a/b"]\n', 3, "collector.namespaces", "no '/'"),
@@ -139,12 +139,46 @@ descriptor = "shop.users_pb2:Users"
         (
             '[collector]\nid = "a"\n\nlimits = {inflight = 1}\n',
             4,
-            "collector.limits",
-            "did you mean 'in_flight'?",
+            "collector.limits.inflight",
+            "unknown key; did you mean 'in_flight'?",
         ),
-        ('[collector]\nid = "a"\nlimits = {in_flight = 0}\n', 3, "collector.limits", "in_flight"),
-        ('[collector]\nid = "a"\nretry = {budget = {ratio = -1}}\n', 3, "collector.retry", "budget"),
-        ('[collector]\nid = "a"\nretry = {on = ["OKAY"]}\n', 3, "collector.retry", "no status 'OKAY'"),
+        (
+            '[collector]\nid = "a"\nlimits = {in_flight = 0}\n',
+            3,
+            "collector.limits.in_flight",
+            "must be a whole",
+        ),
+        (
+            '[collector]\nid = "a"\n[collector.limits]\nqueued = 4\nmessage = "1 TB"\n',
+            5,
+            "collector.limits.message",
+            "must be a number of bytes",
+        ),
+        (
+            '[collector]\nid = "a"\n[collector.breaker]\nfailures = 2\nopen_for = nan\n',
+            5,
+            "collector.breaker.open_for",
+            "must be a number of seconds",
+        ),
+        (
+            '[collector]\nid = "a"\nretry = {budget = {ratio = -1}}\n',
+            3,
+            "collector.retry.budget.ratio",
+            "must be a number",
+        ),
+        (
+            '[collector]\nid = "a"\n[collector.retry]\n[collector.retry.budget]\nratioo = 1\n',
+            5,
+            "collector.retry.budget.ratioo",
+            "did you mean 'ratio'?",
+        ),
+        ('[collector]\nid = "a"\nretry = {on = ["OKAY"]}\n', 3, "collector.retry.on", "no status 'OKAY'"),
+        (
+            '[collector]\nid = "a"\n[collector.tls]\ncret = "c"\n',
+            4,
+            "collector.tls.cret",
+            "did you mean 'cert'?",
+        ),
         ('[collector]\nid = "a"\ntls = {cert = "c"}\n', 3, "collector.tls", "lacks 'key'"),
         (
             '[collector]\nid = "a"\ntls = {cert = "c", key = "k"}\n',
@@ -152,18 +186,31 @@ descriptor = "shop.users_pb2:Users"
             "collector.tls.cert",
             "there is no file 'c'",
         ),
-        ('[collector]\nid = "a"\nmetrics = "0.0.0.0:1"\n', 1, "collector", "on loopback"),
+        ('[collector]\nid = "a"\nmetrics = "0.0.0.0:1"\n', 3, "collector.metrics", "on loopback"),
         (
             '[collector]\nid = "a"\n[[collector.policy]]\nidentity = "x"\n',
             3,
-            "collector.policy",
+            "collector.policy.1",
             "each rule needs",
         ),
         (
+            """[collector]
+id = "a"
+[[collector.policy]]
+identity = "x"
+namespace = "*"
+[[collector.policy]]
+namespaces = "*"
+""",
+            7,
+            "collector.policy.2.namespaces",
+            "did you mean 'namespace'?",
+        ),
+        (
             '[collector]\nid = "a"\n[[collector.policy]]\nidentity = "x"\nnamespace = "*"\n',
-            1,
-            "collector",
-            "a policy needs tls",
+            3,
+            "collector.policy",
+            "needs tls",
         ),
         (
             '[collector]\nid = "a"\n[collector.services.orders.Orders]\nhandler = "a:b"\n',
@@ -237,6 +284,7 @@ def module(file: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, name, raising=False)
     (file.parent / f"{name}.py").write_text(CODE)
+    (file.parent / "ends_by_itself.py").write_text("raise SystemExit(3)")
     return name
 
 
@@ -278,6 +326,11 @@ def test_kinds_and_idempotency_are_said_in_the_file(file: Path, module: str) -> 
         ('handler = "MODULE:nothing"', 4, "has no 'nothing'"),
         ('handler = "MODULE:fail()"', 4, "has failed: ValueError: no luck"),
         ('handler = "MODULE:empty"', 4, "no public functions"),
+        (
+            'handler = "ends_by_itself:Orders"',
+            4,
+            "cannot import 'ends_by_itself' for 'ends_by_itself:Orders': SystemExit: 3",
+        ),
         ('handler = "MODULE:table"\nidempotent = ["Onne"]', 5, "has no method 'Onne'; did you mean 'One'?"),
         ('handler = "MODULE:Orders"\ndescriptor = "MODULE:Orders"', 5, "no module of protoc's"),
     ],
@@ -315,6 +368,12 @@ def test_mistakes_of_an_origin_are_found_before_anything_reaches_it(
         ('registry = "mysql:x"', "not a registry"),
         ('advertise = "0.0.0.0:1"', "must be an address that others can dial"),
         ("max_hops = 99", "max_hops must be 1 to 32"),
+        ('discovery = "etcd://127.0.0.1:2379?ttl=soon"', "ttl"),
+        ('validator = "os:sep"', "a validator has validate_service_method"),
+        (
+            'tls = { cert = "collector.toml", key = "collector.toml", ca = "collector.toml" }',
+            "cannot load TLS certificates",
+        ),
     ],
 )
 def test_mistakes_that_the_collector_finds_have_the_line_of_their_key(

@@ -28,7 +28,8 @@ from tests.cli.cli_kit import environment, run_process, spawn
 from dodici.cli import main
 from dodici.cli.collectors_table import Rates, render
 from dodici.collective.data_plane import Channel
-from dodici.collective.errors import CollectiveError
+from dodici.collective.errors import CollectiveError, call_error
+from dodici.core.grpc_status import GrpcStatus
 
 Capture = pytest.CaptureFixture[str]
 
@@ -363,6 +364,8 @@ def test_many_routes_are_cut() -> None:
     assert "n/S.m049" in text
     assert "n/S.m050" not in text
     assert "and 10 more; --json has them" in text
+    assert "not told" not in text
+    assert "and 7 that it has not told" in text_of(figures(routes_left_out=7))
 
 
 def test_watching_shows_it_again_until_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -383,3 +386,60 @@ def test_watching_shows_it_again_until_interrupted(monkeypatch: pytest.MonkeyPat
     assert main(["collectors", "--watch", "--json", "--interval", "0.1"]) == 130
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("[{")]
     assert [line[0]["calls"] for line in lines] == [1, 2]
+
+
+def test_watching_outlasts_a_restart(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    looks = 0
+
+    def remote(*_: Any) -> Any:
+        def look() -> list[dict[str, Any]]:
+            nonlocal looks
+            looks += 1
+            if looks == 2:
+                raise call_error(GrpcStatus.UNAVAILABLE, "nobody\x1b there")
+            if looks == 4:
+                raise KeyboardInterrupt
+            return [figures(calls=looks)]
+
+        return look
+
+    monkeypatch.setattr("dodici.cli.collectors._remote", remote)
+    assert main(["collectors", "h:1", "--watch", "--interval", "0.1"]) == 130
+    told = capsys.readouterr().out
+    shown = re.findall(r"\d calls|UNAVAILABLE.*there", told)
+    assert shown == ["1 calls", "UNAVAILABLE: nobody? there", "3 calls"]
+    looks = 1  # who has never told anything is not waited for
+    assert main(["collectors", "h:1", "--watch", "--interval", "0.1"]) == 64 + GrpcStatus.UNAVAILABLE
+
+
+def test_names_are_no_markup_and_do_not_move_the_cursor() -> None:
+    odd = "a[red]b[/]c\x1b[2J"
+    peer = {**figures()["peers"][0], "id": odd, "namespaces": [odd], "breakers": {}}
+    text = text_of(figures(namespaces=[odd], peers=[peer]))
+    assert text.count("a[red]b[/]c?[2J") == 3
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_each_look_is_written_at_once_into_a_pipe(as_json: bool) -> None:
+    with (
+        collector("--config", "orders.toml") as orders,
+        spawn(
+            "collectors",
+            orders.address,
+            "--watch",
+            "--interval",
+            "0.1",
+            *(("--json",) if as_json else ()),
+            stdout=-1,
+            stderr=-1,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        looks = 0
+        while looks < 2:
+            looks += b"orders-1" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 23
+        assert process.stderr is not None
+        assert process.stderr.read() == b""

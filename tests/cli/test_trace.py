@@ -13,6 +13,7 @@ pytest.importorskip("rich")
 
 from tests.server.up_kit import up, write
 
+from dodici.cli import main
 from dodici.cli.trace_tree import show_path, show_traces, tree
 
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -145,6 +146,73 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out == "no request is remembered that fits\n"
     assert "did not tell: w1" in captured.err
+
+
+def test_of_a_collector(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("grpc")
+    from tests.collective import kit
+
+    def trace(*arguments: str) -> tuple[int, str, str]:
+        status = main(["trace", "--collector", address, *arguments])
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    with kit.process() as address:
+        assert trace() == (0, "no request is remembered that fits\n", "")
+        given = f"traceparent:00-{ID}-00f067aa0ba902b7-01"
+        assert main(["call", address, "plain", "Echo.Say", "1", "-m", given]) == 0
+        assert main(["call", address, "plain", "Echo.Say", '"bug"']) == 77
+        capsys.readouterr()
+        status, out, _ = trace(ID)
+        assert status == 0
+        assert [line.split()[:4] for line in out.splitlines()[3:]] == [
+            ["entry", "Echo/Say", "in", "plain"],
+            ["└─", "serve", "Echo/Say", "in"],
+        ]
+        status, out, _ = trace(ID, "--json")
+        assert [(span[0], span[1], span[2]) for span in json.loads(out)["spans"]] == [
+            ("kit-1", "serve", ID),
+            ("kit-1", "entry", ID),
+        ]
+        status, out, _ = trace("--json")
+        assert [(each["spans"], each["status"], each["trace_id"] == ID) for each in json.loads(out)] == [
+            (2, "INTERNAL", False),
+            (2, "OK", True),
+        ]
+        status, out, _ = trace("--failed", "--json")
+        assert [each["status"] for each in json.loads(out)] == ["INTERNAL"]
+        assert len(json.loads(trace("--slow", "-n", "1", "--json")[1])) == 1
+        assert trace("b" * 32)[0] == 1
+        status, out, err = trace("xyz")
+        assert (status, out) == (67, "")
+        assert "32 hexadecimal digits, not 'xyz'" in err
+        for wrong in (("--name", "x"), ("--config", "x"), (ID, "--slow"), ("--cacert", __file__)):
+            assert trace(*wrong)[:2] == (2, "")
+    assert trace(ID)[0] == 78
+    assert main(["trace", "--cacert", "ca.pem"]) == 2
+    assert "go with --collector" in capsys.readouterr().err
+
+
+def test_without_anybody_a_collector_can_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert main(["trace"]) == 1
+    assert "name a collector with --collector" in capsys.readouterr().err
+
+
+def test_who_did_not_tell_is_told_beside_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dodici.cli.trace.asked", lambda ask, *_, **__: ask(Silent()))
+    assert main(["trace", "--json"]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("[]\n", "dodici: did not tell: w1\n")
+
+
+class Silent:
+    def call(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {"traces": [], "silent": ["w1"]}
 
 
 async def test_of_a_running_server(tmp_path: Path) -> None:

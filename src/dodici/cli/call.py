@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from .collector import available
+from .seconds import Seconds
 from .sections import SectionedCommand
 from .up import _option
 
@@ -30,7 +31,7 @@ Exit status: 0, or 64 + the number of the gRPC status:
   68 DEADLINE_EXCEEDED   73 FAILED_PRECONDITION 78 UNAVAILABLE
   69 NOT_FOUND           74 ABORTED             79 DATA_LOSS
                                                 80 UNAUTHENTICATED
-  2 for wrong usage, 130 for an interrupt
+  2 for wrong usage, 23 if the output could not be written, 130 for an interrupt
 """
 
 
@@ -55,7 +56,7 @@ Exit status: 0, or 64 + the number of the gRPC status:
 @_option(
     "The call",
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(0, more=True),
     default=30.0,
     metavar="SECONDS",
     help="Its deadline. [30]",
@@ -86,7 +87,7 @@ def call(
     """
     if not available("call"):
         context.exit(2)
-    service, _, name = method.replace("/", ".").rpartition(".")
+    service, _, name = method.removeprefix("/").replace("/", ".").rpartition(".")
     if not service or not name:
         raise click.UsageError(f"name the method as SERVICE.METHOD, not {method!r}")
     from .call_run import Wanted, run
@@ -104,11 +105,14 @@ def call(
 
 
 def _inputs(given: str | None) -> tuple[Any, ...]:
-    text = sys.stdin.read() if given == "-" else given
+    where = "standard input" if given == "-" else "the argument"
+    try:
+        text = sys.stdin.read() if given == "-" else given
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{where} is not UTF-8") from error
     if text is None:
         return ()
-    where = "standard input" if given == "-" else "the argument"
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(parse_constant=_no_json)
     values = []
     at = 0
     while True:
@@ -121,10 +125,18 @@ def _inputs(given: str | None) -> tuple[Any, ...]:
             raise click.UsageError(
                 f"{where} is not JSON: {error.msg}, line {error.lineno}, column {error.colno}"
             ) from error
+        except (ValueError, RecursionError) as error:
+            # What the parser lets through: a number of thousands of digits, brackets that are as many deep.
+            what = "brackets are nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise click.UsageError(f"{where} is not JSON: {what}") from error
         values.append(value)
     if given != "-" and len(values) != 1:
         raise click.UsageError("the argument must be one JSON value; give several on standard input, with -")
     return tuple(values)
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no value of it")
 
 
 def _pair(text: str) -> tuple[str, str | bytes]:

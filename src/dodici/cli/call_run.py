@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
+import math
 import re
 import sys
 import time
@@ -42,6 +42,7 @@ from ..collective.values import from_any, parse_any, to_any
 from ..core.errors import InvalidArgumentError
 from ..core.grpc_status import GrpcStatus
 from .collector_client import ClientSecurity, channel_to, exit_status, security_of, tell
+from .console import clean, json_text
 
 _NOT_TOLD = {GrpcStatus.UNIMPLEMENTED, GrpcStatus.NOT_FOUND, GrpcStatus.INVALID_ARGUMENT}
 """What those who know nothing of a service answer."""
@@ -91,7 +92,7 @@ def run(wanted: Wanted) -> int:
         print(f"dodici: {tell(error)}", file=sys.stderr)
         if wanted.verbose:
             for name, value in error.details.items():
-                print(f"  {name}: {value}", file=sys.stderr)
+                print(clean(f"  {name}: {value}"), file=sys.stderr)
         return exit_status(error)
     except InvalidArgumentError as error:
         raise click.UsageError(error.message) from error
@@ -311,14 +312,16 @@ def _say(text: str) -> None:
 
 
 def _print(value: Any, *, compact: bool) -> None:
-    text = json.dumps(value, ensure_ascii=False, indent=None if compact else 2)
-    print(text, flush=True)
+    print(json_text(value, indent=None if compact else 2), flush=True)
 
 
 def _plain(value: Any) -> Any:
     """A value of the envelope, for JSON."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        # As in the JSON of protobuf, whose own has no name for them.
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, AnyMessage):
         return {"@type": value.type_url, "value": base64.b64encode(value.value).decode()}
     return MessageToDict(value) if isinstance(value, Message) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,6 +141,8 @@ def available(command: str) -> bool:
     """Whether what the collective needs is installed; if not, that is told."""
     from ..server.config import installed
 
+    # What grpc's core says on standard error is said once more by the error that the command tells.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     missing = [name for name in NEEDED if not installed(name)]
     if missing:
         print(

@@ -11,6 +11,8 @@ from ..collective.addresses import split_address
 from ..collective.data_plane import Channel, client_tls
 from ..collective.errors import CollectiveError
 from ..core.errors import InvalidArgumentError
+from ..net.tls import tls_context
+from .console import clean
 
 FAILED: Final = 64
 """What is added to the number of a gRPC status to make an exit status, as grpcurl does."""
@@ -24,12 +26,13 @@ class ClientSecurity:
     ) -> None:
         if (cert is None) != (key is None):
             raise click.UsageError("--cert and --key go together")
+        for path in (cacert, key, cert):
+            if path is not None:
+                _read(path)
+        # Made to be forgotten: grpc would tell of a bad file late, and as a collector that cannot be reached.
+        tls_context(ca=cacert, cert=None if cert is None or key is None else (cert, key))
         self._parts = [None if path is None else _read(path) for path in (cacert, key, cert)]
         self._server_name = server_name
-
-    def server_credentials(self) -> Any:
-        """None: it is a client's."""
-        raise NotImplementedError
 
     def channel_credentials(self) -> Any:
         """See `TransportSecurity`."""
@@ -55,7 +58,10 @@ def security_of(
         if server_name is not None:
             raise click.UsageError("--server-name goes with --cacert")
         return None
-    return ClientSecurity(cacert, cert, key, server_name)
+    try:
+        return ClientSecurity(cacert, cert, key, server_name)
+    except InvalidArgumentError as error:
+        raise click.UsageError(error.message) from error
 
 
 def channel_to(address: str, security: ClientSecurity | None) -> Channel:
@@ -77,5 +83,5 @@ def exit_status(error: CollectiveError) -> int:
 
 def tell(error: CollectiveError) -> str:
     """A failure, in one line."""
-    text = " ".join(error.message.split())
+    text = clean(" ".join(error.message.split()))
     return f"{error.grpc_status.name}: {text}" if text else error.grpc_status.name

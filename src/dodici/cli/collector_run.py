@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from .. import __version__
 from ..collective.logs import TraceFilter
+from ..core.garbage import look_rarely
 from ..server.collector.node import CollectorNode
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def run(config: CollectorConfig, collector: Collector) -> int:
         DodiciError: it cannot be started.
     """
     set_up_logging(config.log_level)
+    look_rarely()
     loop_factory = None
     try:
         import uvloop

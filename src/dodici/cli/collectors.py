@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .collector import available
-from .output import discard_standard_output
+from .seconds import Seconds
 from .sections import SectionedCommand
 from .up import _option
 
@@ -27,6 +27,7 @@ Examples:
 Exit status:
   0   shown
   1   no collector of this user is running here
+  23  the output could not be written
   64 + the number of a gRPC status: ADDRESS did not tell; see `dodici call --help`
 """
 
@@ -42,14 +43,14 @@ Exit status:
 @_option(
     "Showing",
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(0.1),
     default=1.0,
     metavar="SECONDS",
     help="With --watch. [1]",
 )
 @_option("Showing", "--json", "as_json", is_flag=True, help="As JSON, for programs, with the last calls.")
 @_option("Showing", "--calls", is_flag=True, help="Show the last calls, too.")
-@_option("Asking", "--timeout", type=click.FloatRange(min=0.1), default=5.0, metavar="SECONDS", help="[5]")
+@_option("Asking", "--timeout", type=Seconds(0.1), default=5.0, metavar="SECONDS", help="[5]")
 @_option("TLS", "--cacert", metavar="FILE", help="Trust these authorities, PEM; this is what turns TLS on.")
 @_option("TLS", "--cert", metavar="FILE", help="A client certificate, PEM.")
 @_option("TLS", "--key", metavar="FILE", help="Its private key, PEM.")
@@ -73,9 +74,6 @@ def collectors(context: click.Context, /, address: str | None, **options: Any) -
         else:
             found = _remote(address, options["timeout"], tls)
         status = _show(found, address is not None, options)
-    except BrokenPipeError:
-        discard_standard_output()
-        status = 23
     except KeyboardInterrupt:
         status = 130
     except CollectiveError as error:
@@ -92,7 +90,7 @@ def _show(found: Callable[[], list[dict[str, Any]]], single: bool, options: dict
     if watching and not options["as_json"]:
         from .collectors_table import watch
 
-        watch(found, options["interval"], calls=options["calls"])
+        watch(_as_long_as_it_takes(found), options["interval"], calls=options["calls"])
     figures = found()
     if not figures and not watching:
         print("dodici: no collector of this user is running; name the ADDRESS of one", file=sys.stderr)
@@ -109,6 +107,27 @@ def _show(found: Callable[[], list[dict[str, Any]]], single: bool, options: dict
 
     show(figures, calls=options["calls"])
     return 0
+
+
+def _as_long_as_it_takes(found: Callable[[], list[dict[str, Any]]]) -> Callable[[], list[dict[str, Any]]]:
+    """The same for who goes on looking: once somebody has told, a restart is no reason to end."""
+    from ..collective.errors import CollectiveError
+    from .collector_client import tell
+
+    told = False
+
+    def look() -> list[dict[str, Any]]:
+        nonlocal told
+        try:
+            figures = found()
+        except CollectiveError as error:
+            if not told:
+                raise
+            return [{"lost": tell(error)}]
+        told = True
+        return figures
+
+    return look
 
 
 def _local() -> list[dict[str, Any]]:

@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .console import duration, make_console
+from .console import add_row, clean, duration, make_console, watch_screen
 
 Figures = dict[str, Any]
 """What `CollectorStats.as_dict()` has, and `history`."""
@@ -52,17 +51,20 @@ def render(figures: list[Figures], rates: Rates | None, now: float, *, calls: bo
     for each in figures:
         if parts:
             parts.append(Text())
-        parts += _one(each, rates, now, calls=calls)
+        if "lost" in each:
+            parts.append(Text(clean(each["lost"]), "red"))
+        else:
+            parts += _one(each, rates, now, calls=calls)
     return Group(*parts)
 
 
 def head_line(figures: Figures, now: float) -> Text:
     """Who it is, and how it is."""
-    head = Text(f"{figures['id']}  {figures['address']}  ")
+    head = Text(clean(f"{figures['id']}  {figures['address']}  "))
     head.append(figures["state"], _COLOURS.get(figures["state"], "yellow"))
     up = duration(max(0.0, now - figures["started"])) if figures["started"] else "-"
     head.append(
-        f"  {', '.join(figures['namespaces']) or 'no namespaces'}  {figures['in_flight']} in flight  "
+        f"  {clean(', '.join(figures['namespaces'])) or 'no namespaces'}  {figures['in_flight']} in flight  "
         f"{figures['calls']} calls, {figures['failures']} failed, {figures['rate']:.1f}/s  up {up}"
     )
     return head
@@ -77,9 +79,10 @@ def _one(figures: Figures, rates: Rates | None, now: float, *, calls: bool) -> l
         parts += [Text(), _members(members, now)]
     if figures["routes"]:
         parts += [Text(), _routes(figures, rates, now)]
-        more = len(figures["routes"]) - _MOST_ROUTES
-        if more > 0:
+        if more := max(0, len(figures["routes"]) - _MOST_ROUTES):
             parts.append(Text(f"and {more} more; --json has them"))
+    if left_out := int(figures.get("routes_left_out", 0)):
+        parts.append(Text(f"and {left_out} that it has not told"))
     if calls and figures.get("history"):
         parts += [Text(), _calls(figures["history"][-_LAST_CALLS:])]
     return parts
@@ -110,7 +113,7 @@ def peers_table(figures: Figures, rates: Rates | None, now: float) -> Table:
         breakers = Text()
         for name in peer["namespaces"]:
             breaker = peer["breakers"].get(name, "closed")
-            breakers.append(f"{name} ").append(f"{breaker}  ", _COLOURS[breaker])
+            breakers.append(clean(f"{name} ")).append(f"{breaker}  ", _COLOURS[breaker])
         latency = f"{peer['latency'] * 1000:.1f} ms" if peer["calls"] else "-"
         cells: list[str | Text] = [
             peer["id"],
@@ -124,7 +127,7 @@ def peers_table(figures: Figures, rates: Rates | None, now: float) -> Table:
         ]
         if rates is not None:
             cells.append(rates.of((figures["id"], "peer", peer["id"]), peer["calls"], now))
-        table.add_row(*cells, breakers)
+        add_row(table, *cells, breakers)
     return table
 
 
@@ -132,7 +135,8 @@ def _members(members: list[Figures], now: float) -> Table:
     table = _table("MEMBER", "ADDRESS", "KNOWN BY", "NAMESPACES", "SEEN", rates=None)
     for member in members:
         seen = duration(max(0.0, now - member["last_seen"])) if member["last_seen"] else "-"
-        table.add_row(
+        add_row(
+            table,
             member["id"] or "-",
             member["address"],
             member["source"],
@@ -158,7 +162,7 @@ def _routes(figures: Figures, rates: Rates | None, now: float) -> Table:
         ]
         if rates is not None:
             cells.append(rates.of((figures["id"], "route", name), route["calls"], now))
-        table.add_row(*cells)
+        add_row(table, *cells)
     return table
 
 
@@ -166,7 +170,8 @@ def _calls(records: list[Figures]) -> Table:
     table = _table("CALL", "ROLE", "FROM", "HANDLED BY", "STATUS", "TOOK", "TRACE", rates=None)
     for record in reversed(records):
         status = str(record["status"])
-        table.add_row(
+        add_row(
+            table,
             f"{record['namespace']}/{record['service']}.{record['method']}",
             record["role"],
             record["source"] or "-",
@@ -185,13 +190,5 @@ def show(figures: list[Figures], *, calls: bool) -> None:
 
 def watch(get: Callable[[], list[Figures]], interval: float, *, calls: bool) -> NoReturn:
     """Show it again every `interval` seconds, until interrupted."""
-    console: Console = make_console()
     rates = Rates()
-
-    def look() -> Group:
-        return render(get(), rates, time.time(), calls=calls)
-
-    with Live(look(), console=console, auto_refresh=False, screen=console.is_terminal) as live:
-        while True:
-            time.sleep(interval)
-            live.update(look(), refresh=True)
+    watch_screen(lambda: render(get(), rates, time.time(), calls=calls), interval)

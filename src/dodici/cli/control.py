@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .output import discard_standard_output
+from .seconds import Seconds
+from .up import _option
 
 if TYPE_CHECKING:
     from ..server.control import ControlClient
@@ -21,6 +22,7 @@ Which `dodici up` is meant: the only one that runs, or that of --name, or that o
 """
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _PATIENCE = 15.0
 """Seconds for an answer that takes a server no more than a moment."""
 
@@ -37,32 +39,11 @@ def command(
     """
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        @click.option("--name", metavar="NAME", help="The one that was started with this --name.")
-        @click.option(
-            "-c",
-            "--config",
-            metavar="FILE",
-            type=click.Path(path_type=Path),
-            help="The one that serves this file.",
-        )
+        @which
         @click.pass_context
         @wraps(function)
         def run(context: click.Context, /, name: str | None, config: Path | None, **options: Any) -> None:
-            from ..core.errors import DodiciError
-            from ..server.control import ControlClient, ControlError
-
-            try:
-                with ControlClient(_path(name, config), timeout) as client:
-                    status = function(client, **options)
-            except BrokenPipeError:
-                discard_standard_output()
-                status = 23
-            except KeyboardInterrupt:
-                status = 130
-            except DodiciError as error:
-                print(f"dodici: {error.message}", file=sys.stderr)
-                status = 1 if isinstance(error, ControlError) else 2
-            context.exit(status or 0)
+            context.exit(asked(lambda client: function(client, **options), name, config, timeout=timeout))
 
         return click.command(
             name,
@@ -74,14 +55,50 @@ def command(
     return decorate
 
 
-def _path(name: str | None, config: Path | None) -> Path:
+def which(function: _Function) -> _Function:
+    """The options that say which `dodici up` is meant."""
+    by_name = _option("Asking", "--name", metavar="NAME", help="The one that was started with this --name.")
+    by_file = _option(
+        "Asking",
+        "-c",
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="The one that serves this file.",
+    )
+    return by_name(by_file(function))
+
+
+def asked(
+    ask: Callable[[ControlClient], int | None],
+    name: str | None,
+    config: Path | None,
+    *,
+    timeout: float | None = None,
+    otherwise: str = "",
+) -> int:
+    """What `ask` returns of the `dodici up` that is meant: the exit status. `otherwise` is added where none runs."""
+    from ..core.errors import DodiciError
+    from ..server.control import ControlClient, ControlError
+
+    try:
+        with ControlClient(_path(name, config, otherwise), timeout) as client:
+            return ask(client) or 0
+    except KeyboardInterrupt:
+        return 130
+    except DodiciError as error:
+        print(f"dodici: {error.message}", file=sys.stderr)
+        return 1 if isinstance(error, ControlError) else 2
+
+
+def _path(name: str | None, config: Path | None, otherwise: str) -> Path:
     from ..server.control import ControlError, running, socket_name, socket_path
 
     if name is not None or config is not None:
         return socket_path(socket_name(name, config))
     found = running()
     if not found:
-        raise ControlError("no `dodici up` of this user is running")
+        raise ControlError(f"no `dodici up` of this user is running{otherwise}")
     if len(found) > 1:
         raise ControlError(f"more than one is running; say which with --name: {', '.join(found)}")
     return socket_path(found[0])
@@ -92,7 +109,7 @@ def _path(name: str | None, config: Path | None) -> Path:
 @click.option("-w", "--watch", is_flag=True, help="Go on showing it, until interrupted.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(0.1),
     default=1.0,
     show_default=True,
     help="Seconds, with --watch.",

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from .collectors_table import head_line, peers_table
-from .console import duration, make_console
+from .console import add_row, clean, duration, make_console, watch_screen
 
 Status = dict[str, Any]
 
@@ -87,7 +86,7 @@ def _collector(figures: Status) -> list[RenderableType]:
     if figures["routes"]:
         parts += [Text(), _routes(figures)]
     parts += [
-        Text(f"{address} is tried again: {why}", style="yellow")
+        Text(clean(f"{address} is tried again: {why}"), style="yellow")
         for address, why in figures["unanswered"].items()
     ]
     return parts
@@ -109,7 +108,8 @@ def _routes(figures: Status) -> Table:
         for route in routes:
             for peer, share in route["shares"].items():
                 peers[peer] = max(share, peers.get(peer, 0.0))
-        table.add_row(
+        add_row(
+            table,
             "/".join(key),
             served.get(key, "-"),
             "-" if here is None else Text(_percent(here), "" if here else "yellow"),
@@ -135,8 +135,4 @@ def watch_status(get: Callable[[], Status], interval: float, *, as_json: bool) -
         while True:
             print(json.dumps(get()), flush=True)
             time.sleep(interval)
-    console = make_console()
-    with Live(render(get()), console=console, auto_refresh=False, screen=console.is_terminal) as live:
-        while True:
-            time.sleep(interval)
-            live.update(render(get()), refresh=True)
+    watch_screen(lambda: render(get()), interval)

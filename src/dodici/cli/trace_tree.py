@@ -13,12 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ..core.spans import Span, has_failed
 from ..core.trace import is_trace_id
+from .console import clean, make_console
 
 _ORDER: Final = {
     kind: at for at, kind in enumerate(("gateway", "mesh", "worker", "entry", "forward", "serve"))
@@ -75,7 +75,7 @@ def _draw(
 def show_path(trace_id: str, answer: dict[str, Any]) -> int:
     """Print a tree, and say who did not tell. Returns the exit status."""
     rows = tree(answer["spans"])
-    console = _console()
+    console = make_console(250)
     if rows:
         began = min(row.span.started for row in rows)
         console.print(Text(f"trace {trace_id}  {_clock(began)}  {len(rows)} spans"))
@@ -84,29 +84,29 @@ def show_path(trace_id: str, answer: dict[str, Any]) -> int:
         for row in rows:
             span = row.span
             target = f" -> {span.target}" if span.target else ""
-            status = Text(span.status, style="red" if span.failed else "")
+            status = Text(clean(span.status), style="red" if span.failed else "")
             table.add_row(
-                Text.assemble(row.indent, (span.kind, "bold"), f" {_clean(span.name)}{_clean(target)}"),
-                Text(_clean(row.node)),
+                Text.assemble(row.indent, (clean(span.kind), "bold"), f" {clean(span.name)}{clean(target)}"),
+                Text(clean(row.node)),
                 str(span.process),
                 f"+{(span.started - began) * 1000:.1f} ms",
                 _milliseconds(span.duration),
                 status,
             )
         console.print(table)
-    for silent in answer["silent"]:
-        print(f"dodici: did not tell: {_clean(silent)}", file=sys.stderr)
+    certain = outcome(answer)
     if not rows:
         print(
             f"dodici: nobody here knows the trace {trace_id}: it is forgotten, was not sampled, or went elsewhere",
             file=sys.stderr,
         )
-    return 0 if rows and not answer["silent"] else 1
+        return 1
+    return certain
 
 
 def show_traces(answer: dict[str, Any]) -> int:
     """Print a list of traces. Returns the exit status."""
-    console = _console()
+    console = make_console(250)
     if answer["traces"]:
         table = _table("TRACE", "STARTED", ">DURATION", "STATUS", ">SPANS", "WHAT")
         for each in answer["traces"]:
@@ -114,19 +114,24 @@ def show_traces(answer: dict[str, Any]) -> int:
                 each["trace_id"] if is_trace_id(each["trace_id"]) else "?",
                 _clock(each["started"]),
                 _milliseconds(each["duration"]),
-                _outcome(each["status"], each["failed"]),
+                _status(each["status"], each["failed"]),
                 str(each["spans"]),
-                Text(_clean(f"{each['name']} -> {each['target']}" if each["target"] else each["name"])),
+                Text(clean(f"{each['name']} -> {each['target']}" if each["target"] else each["name"])),
             )
         console.print(table)
     else:
         print("no request is remembered that fits")
+    return outcome(answer)
+
+
+def outcome(answer: dict[str, Any]) -> int:
+    """Say who did not tell. Returns the exit status."""
     for silent in answer["silent"]:
-        print(f"dodici: did not tell: {_clean(silent)}", file=sys.stderr)
+        print(f"dodici: did not tell: {clean(silent)}", file=sys.stderr)
     return 1 if answer["silent"] else 0
 
 
-def _outcome(status: str, failed: bool) -> Text:
+def _status(status: str, failed: bool) -> Text:
     if failed and not has_failed(status):
         return Text(f"{status}, failed inside", style="red")
     return Text(status, style="red" if failed else "")
@@ -137,17 +142,6 @@ def _table(*columns: str) -> Table:
     for name in columns:
         table.add_column(name.removeprefix(">"), justify="right" if name[:1] == ">" else "left", no_wrap=True)
     return table
-
-
-def _console() -> Console:
-    console = Console()
-    # Into a pipe or a file whole lines go, whatever their length.
-    return console if console.is_terminal else Console(width=250)
-
-
-def _clean(text: str) -> str:
-    """What a client has made up may not move the cursor."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _milliseconds(seconds: float) -> str:
