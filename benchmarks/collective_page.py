@@ -25,7 +25,7 @@ METHOD = """## How the collective is measured
   `dodici-no-link` makes a call of its own for each. The client always calls on the transparent face there.
 - TLS is mutual, for both.
 - All layers: `dodici-whole` is a request to the gateway of one node that is answered by a worker of
-  another: gateway, mesh, collector, hop, mesh, worker, all of `dodici up`. `dodici-gateway` is gateway,
+  another: gateway, collector, hop, mesh, worker, all of `dodici up`. `dodici-gateway` is gateway,
   mesh and worker of one node; `dodici-hop` a collector in the client's process, the hop, mesh and
   worker. The two together have the layers of the whole, and a worker more: compare CPU us/req and p50.
 - Slow peer: three collectors serve the method; one of them takes 200 ms, the others 1 ms. `p2c` is

@@ -1,12 +1,13 @@
 """Requests through every layer, and through the halves of the way alone.
 
-`--worker` is who is measured: ``whole`` (gateway, mesh, collector, hop, mesh, worker, on two nodes of `dodici up`),
+`--worker` is who is measured: ``whole`` (gateway, collector, hop, mesh, worker, on two nodes of `dodici up`),
 ``gateway`` (gateway, mesh, worker, on one node), ``hop`` (a collector in this process, hop, mesh, worker). The halves
 together are the layers of the whole, and one worker more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from harness import Client, Job, Unsupported, main
 
 import dodici
 
+MEETING = 10.0  # seconds
 APP = Path(__file__).resolve().parents[1] / "collective" / "origin_app.py"
 NEAR = """
 [gateway]
@@ -114,6 +116,15 @@ class OriginClient(Client):
                 raise Unsupported(worker)
         self._dispatcher = dodici.Agent(connections=self.job.concurrency, keep_alive_timeout=600)
         self._opened.push_async_callback(self._dispatcher.close)
+        await self._answered()
+
+    async def _answered(self) -> None:
+        """Wait until the nodes have met: one that is ready may not be connected yet."""
+        async with asyncio.timeout(MEETING):
+            while (response := await self._dispatcher.request(self._url, method="GET")).status_code != 200:
+                await response.body.bytes()
+                await asyncio.sleep(0.05)
+            await response.body.bytes()
 
     async def _join(self, address: str) -> None:
         from dodici.collective import CollectiveInterceptor, Collector

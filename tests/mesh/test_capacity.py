@@ -275,7 +275,7 @@ async def test_acknowledgements_keep_their_order():
 
 
 async def test_who_beyond_the_mesh_is_silent_is_named():
-    async with mesh(propagation_timeout=0.5) as m:
+    async with mesh(propagation_timeout=2.0) as m:
         worker = await m.start("api", kind="loop")
         peers = (("b", "127.0.0.1:50052", 0), ("c", "127.0.0.1:50053", 0))
         # It knows who is silent when its time is over.
@@ -287,7 +287,7 @@ async def test_who_beyond_the_mesh_is_silent_is_named():
             MeshTimeoutError, match=r"by b \(127.0.0.1:50052\), c \(127.0.0.1:50053\);"
         ) as caught:
             await m.interceptor.pause_worker(worker)
-        assert 0.3 < time.monotonic() - began < 0.5
+        assert 1.2 < time.monotonic() - began < 2.0
         assert caught.value.members == peers
         assert watcher.cancelled == 1
         watcher.release()  # or it says so before that
@@ -389,7 +389,7 @@ async def test_a_watcher_that_does_not_end_does_not_hold_the_end_of_the_mesh():
         watcher.slow()
         began = time.monotonic()
         await m.interceptor.close(0)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5.0
     watcher.release()
 
 

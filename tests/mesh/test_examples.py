@@ -24,5 +24,5 @@ def test_a_coordinator_that_follows_health_events() -> None:
     assert ill.endswith(" is ill")
     assert spread == "ten requests were served by 1 of 2 workers"
     pid = ill.partition("(pid ")[2].partition(")")[0]
-    assert held == f"{pid} held {512 << 20} bytes"
+    assert held == f"{pid} held {256 << 20} bytes"
     assert "Traceback" not in done.stderr

@@ -100,7 +100,7 @@ async def test_the_scope() -> None:
             "extensions": {
                 "http.response.trailers": {},
                 "http.response.early_hint": {},
-                "dodici.mesh": {"worker": "client-1"},
+                "dodici.mesh": {"worker": "client-1", "arrived": 3},
             },
         }
         assert pair.host.streams[0].authority == "api.local"

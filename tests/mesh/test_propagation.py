@@ -179,7 +179,7 @@ async def test_a_frozen_member_is_named_and_converges_when_it_thaws():
             began = time.monotonic()
             with pytest.raises(MeshTimeoutError) as timed_out:
                 await m.interceptor.pause_worker(one)
-            assert 0.45 < time.monotonic() - began < 1.0
+            assert 0.45 < time.monotonic() - began < 4.0
             assert timed_out.value.members == ((frozen.id, frozen.name, frozen.pid),)
             assert str(frozen.pid) in str(timed_out.value)
             assert isinstance(timed_out.value, TimeoutError)
@@ -256,12 +256,13 @@ async def test_a_blocked_member_does_not_hold_up_the_others():
     async with mesh() as m:
         worker = await m.start("api")
         await m.start("blocked")
-        blocking = asyncio.create_task(m.get("blocked", "/block?seconds=0.6"))
+        blocking = asyncio.create_task(m.get("blocked", "/block?seconds=1"))
+        rounds = 0
         while not blocking.done():
-            began = time.monotonic()
             await m.ids("api", 5)
-            assert time.monotonic() - began < 0.5
+            rounds += 1
         await blocking
+        assert rounds > 3, "a round that is held up lasts as long as the block"
         await m.interceptor.pause_worker(worker)
 
 

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 import dodici
+from dodici.core import diagnostics
 from dodici.core.errors import NoTargetError
 from dodici.core.spans import Span
 from dodici.core.trace import Trace, current, here, new_trace, parse
 from dodici.interceptors import retry
 from dodici.mesh import Worker, WorkerInterceptor
+from dodici.wire.mesh import heads
 
 APPS = Path(__file__).parent / "apps"
 FOREIGN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -374,3 +376,73 @@ async def test_a_server_at_an_address_gets_the_field() -> None:
             _, text = await get(agent, "http://far.local/", top, headers={"traceparent": FOREIGN})
             assert text == f"traceparent: {FOREIGN}"
             assert (await get(agent, "http://far.local/", None))[1] == ""
+
+
+@pytest.mark.parametrize("trace", [True, False])
+async def test_fields_of_a_trace_arrive_to_the_letter_and_their_heads_are_one(trace: bool) -> None:
+    states = ("", "a=1", "a=1, b=\t2", "x" * 4096, "y" * 4097)
+    async with mesh_of(api=echo, options={"trace": trace}) as (mesh, agent):
+        await get(agent, "http://api.local/", None)
+        before = len(heads._requests)
+        for number, state in enumerate(states[:-1]):
+            trace_id = f"{number + 1:031x}{trace:x}"
+            parent = f"00-{trace_id}-{number + 1:016x}-0{number % 2}"
+            given = {"traceparent": parent} | ({"tracestate": state} if state else {})
+            seen = f"traceparent: {parent}" + (f"\ntracestate: {state}" if state else "")
+            place = new_trace() if number == 3 else None
+            assert await get(agent, "http://api.local/", place, headers=given) == (200, seen)
+            spans, _ = await mesh.spans(trace_id)
+            below = [span for span in spans if span.kind == "worker"]
+            # Of what the caller has marked as not sampled nothing is kept.
+            assert len(below) == (trace and number % 2)
+            if below and place is None:
+                assert below[0].parent_id == f"{number + 1:016x}"
+        assert len(heads._requests) == before
+        given = {"traceparent": FOREIGN, "tracestate": states[-1]}
+        lines = f"traceparent: {FOREIGN}\ntracestate: {states[-1]}"
+        assert await get(agent, "http://api.local/", None, headers=given) == (200, lines)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("traceparent", FOREIGN), ("traceparent", FOREIGN)],
+        [("traceparent", FOREIGN), ("tracestate", "a=1"), ("tracestate", "b=2")],
+        [("traceparent", FOREIGN.upper())],
+        [("traceparent", f"01{FOREIGN[2:]}-more")],
+        [("traceparent", "")],
+        [("tracestate", "a=1")],
+        [("traceparent", FOREIGN), ("tracestate", "\xe4")],
+        [("traceparent", FOREIGN), ("tracestate", "")],
+    ],
+)
+async def test_what_a_frame_cannot_say_of_a_trace_stays_among_the_fields(
+    fields: list[tuple[str, str]],
+) -> None:
+    async with mesh_of(api=echo) as (_, agent):
+        response = await agent.request("http://api.local/", headers=fields)
+        lines = (await response.bytes()).decode("latin-1").split("\n")
+        assert lines == [f"{name}: {value}" for name, value in fields]
+
+
+async def test_a_connection_field_takes_the_fields_of_a_trace_off() -> None:
+    fields = {"traceparent": FOREIGN, "tracestate": "a=1", "connection": "traceparent, tracestate"}
+    async with mesh_of(api=echo) as (_, agent):
+        assert await get(agent, "http://api.local/", None, headers=fields) == (200, "")
+
+
+async def test_who_watches_what_is_sent_is_told_of_the_fields_of_a_trace() -> None:
+    sent: list[str] = []
+
+    def watch(message: Any, _: str) -> None:
+        sent.append(message["headers"])
+
+    async with mesh_of(api=echo) as (_, agent):
+        diagnostics.CLIENT_SEND_HEADERS.subscribe(watch)
+        try:
+            given = {"traceparent": FOREIGN, "tracestate": "a=1", "x-other": "1"}
+            await get(agent, "http://api.local/", None, headers=given)
+        finally:
+            diagnostics.CLIENT_SEND_HEADERS.unsubscribe(watch)
+    fields = f"host: api.local\r\nx-other: 1\r\ntraceparent: {FOREIGN}\r\ntracestate: a=1\r\n"
+    assert sent == [f"GET / HTTP/1.1\r\n{fields}\r\n"]

@@ -20,7 +20,6 @@ from dodici.core.errors import (
 )
 
 URL = "http://h/echo"
-pytestmark = pytest.mark.usefixtures("frozen_heap")
 
 
 class Server:

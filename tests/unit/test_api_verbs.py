@@ -16,7 +16,6 @@ from dodici.core.errors import InvalidArgumentError, RequestAbortedError, Socket
 from dodici.core.headers import Headers
 
 URL = "http://h/p"
-pytestmark = pytest.mark.usefixtures("frozen_heap")
 
 
 async def test_request() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -289,3 +290,23 @@ def test_random_lives() -> None:
         timer.close()
     assert len(early) >= 100
     assert not any(early)
+
+
+def test_a_closed_timer_keeps_nothing_alive() -> None:
+    """Whoever owns a timer that calls it back is freed without the garbage collector."""
+
+    class Owner:
+        def __init__(self, timers: Timers) -> None:
+            self.timer = timers.timer(self.due)
+
+        def due(self) -> None: ...
+
+    timers = Timers(Clock())
+    owner = Owner(timers)
+    owner.timer.arm(0.5)
+    owner.timer.arm(5.0)
+    gone = weakref.ref(owner)
+    owner.timer.close()
+    del owner
+    assert gone() is None
+    assert len(timers) == 0

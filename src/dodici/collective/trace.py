@@ -23,16 +23,21 @@ def begin() -> Trace:
     serves it from an origin, unless there are too many.
     """
     made = new_trace()
-    return made if _sampler.allows() else made._replace(flags=0, carried="")
+    return made if _sampler.allows() else Trace(made.trace_id, made.span_id)
 
 
 def named(call: Call) -> Trace | None:
     """The trace that the metadata of a call names; None if it names none."""
-    for name, value in call.metadata:
-        if name == "traceparent":
-            states = [state for key, state in call.metadata if key == "tracestate"]
-            return parse(value, ",".join(state for state in states if isinstance(state, str)))
-    return None
+    metadata = call.metadata
+    if call.named is None or call.named[0] is not metadata:
+        found = None
+        for name, value in metadata:
+            if name == "traceparent":
+                states = [state for key, state in metadata if key == "tracestate"]
+                found = parse(value, ",".join(state for state in states if isinstance(state, str)))
+                break
+        call.named = metadata, found
+    return call.named[1]
 
 
 def passing(call: Call) -> Trace | None:

@@ -35,6 +35,7 @@ PER_SECOND: Final = 100
 """Traces that begin in a process in a second, where nothing else is said."""
 TRACEPARENT: Final = b"traceparent"
 TRACESTATE: Final = b"tracestate"
+FIELDS: Final = frozenset({TRACEPARENT, TRACESTATE})
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?").fullmatch
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16

@@ -23,6 +23,8 @@ import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..core.garbage import look_rarely
+
 if TYPE_CHECKING:
     import logging
 
@@ -307,6 +309,7 @@ def main(descriptor: int) -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     from .spawn import exit_code, new_loop
 
+    look_rarely()
     os.set_inheritable(descriptor, False)
     sock = socket.socket(fileno=descriptor)
     runner = asyncio.Runner(loop_factory=new_loop)

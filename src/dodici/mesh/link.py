@@ -332,15 +332,15 @@ class Link(asyncio.BufferedProtocol):
         engine = self.engine
         stream = ClientStream(self, exchange, engine.last + 1)
         exchange.carrier = stream
-        _, prefix, rest, whole = encoded
+        _, prefix, rest, whole, told = encoded
         exchange.bytes_sent = len(rest) + 9
         if self._timer is None:
             self._start_ticking()
         # An exchange of a `MeshClient` has one where it belongs to a trace.
         span = getattr(exchange, "span", None)
-        engine.open(stream, prefix, rest, whole=whole, trace=None if span is None else span.frame)
+        engine.open(stream, prefix, rest, whole=whole, trace=told if span is None else span.frame)
         if diagnostics.CLIENT_SEND_HEADERS.subscribers or diagnostics.REQUEST_BODY_SENT.subscribers:
-            publish_sent(exchange, rest, self.transport)
+            publish_sent(exchange, rest, told, self.transport)
         seconds = self.settings.headers_seconds(options)
         if seconds >= 1.0:
             stream.stamp = self.timers.base

@@ -8,11 +8,13 @@ from ..core import diagnostics
 from ..core.controller import Exchange
 from ..core.errors import NotSupportedError
 from ..core.options import BYTES, FILE, DispatchOptions
+from ..core.trace import FIELDS
 from ..net.body import file_length
 from ..wire.body import CHUNKED, body_length
 from ..wire.mesh.engine import request_frame
-from ..wire.mesh.frames import INLINE
-from ..wire.mesh.heads import encode_request
+from ..wire.mesh.frames import INLINE, read_trace
+from ..wire.mesh.heads import NONE, encode_request
+from .tracing import told_beside
 
 _KEPT = 2048
 """Bytes of the longest frame that is remembered with its options."""
@@ -20,8 +22,9 @@ _KEPT = 2048
 OURS: Final = object()
 """What says in `DispatchOptions.wire_cache` that it is a link that remembers."""
 
-Encoded: TypeAlias = tuple[Any, bytes, bytes, bool]
-"""`OURS`, the frame before and behind its number, and whether it is the whole request."""
+Encoded: TypeAlias = tuple[Any, bytes, bytes, bool, bytes | None]
+"""`OURS`, the frame before and behind its number, whether it is the whole request, and what of its fields a TRACE
+says."""
 
 
 def encode(options: DispatchOptions) -> Encoded:
@@ -38,23 +41,29 @@ def encode(options: DispatchOptions) -> Encoded:
     length = body_length(options)
     if options.body_kind == FILE and length == CHUNKED:
         length = file_length(options.body)
-    block = encode_request(options, length)
+    told = told_beside(options.headers.raw)
+    block = encode_request(options, length, FIELDS if told is not None else NONE)
     payload = options.payload
     whole = options.plain and (payload is None or len(payload) <= INLINE)
     prefix, rest = request_frame(block, (payload or b"") if whole else None, websocket=upgrade is not None)
-    encoded = (OURS, prefix, rest, whole)
+    encoded = (OURS, prefix, rest, whole, told)
     if options.body_kind <= BYTES and len(rest) <= _KEPT:
         object.__setattr__(options, "wire_cache", encoded)
     return encoded
 
 
-def publish_sent(exchange: Exchange, rest: bytes, transport: Any) -> None:
+def publish_sent(exchange: Exchange, rest: bytes, told: bytes | None, transport: Any) -> None:
     """Tell those who watch what the app will see."""
     options = exchange.options
     size = int.from_bytes(rest[:4], "little")
     method, target, _, _, *fields = rest[4 : 4 + size].decode("latin-1").split("\n")
     lines = [f"{method} {target} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in zip(fields[::2], fields[1::2], strict=True)]
+    if told is not None:
+        trace = read_trace(told)
+        lines.append(f"traceparent: {trace.traceparent}")
+        if trace.tracestate:
+            lines.append(f"tracestate: {trace.tracestate}")
     diagnostics.CLIENT_SEND_HEADERS.publish(
         {"request": exchange, "headers": "\r\n".join([*lines, "", ""]), "socket": transport}
     )

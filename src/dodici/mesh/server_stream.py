@@ -25,7 +25,7 @@ from ..core.trace import TRACEPARENT, Trace, current, of_fields
 from ..wire.mesh import frames
 from ..wire.mesh.heads import RequestHead, encode_response, encode_trailers
 from ..wire.mesh.streams import Stream
-from .tracing import WorkerSpan, worker_span
+from .tracing import WorkerSpan, add_fields, worker_span
 
 if TYPE_CHECKING:
     from .contracts import ASGIApp, Scope, StreamOwner
@@ -133,8 +133,11 @@ class ServerStream(Stream):
         if state is not None:
             scope["state"] = dict(state)
         self._complete(scope)
-        if host.trace and (self.trace is not None or pieces.names_trace):
-            self._span = worker_span(self.trace, pieces.trace, pieces.names_trace, scope, self.authority)
+        if self.trace is not None or pieces.names_trace:
+            if host.trace:
+                self._span = worker_span(self.trace, pieces.trace, pieces.names_trace, scope, self.authority)
+            elif self.trace is not None:
+                add_fields(scope, self.trace)
         self.task = self._link.loop.create_task(self._serve(app, scope, host))
 
     def _complete(self, scope: Scope) -> None:
@@ -142,8 +145,12 @@ class ServerStream(Stream):
         scope["extensions"] = {
             "http.response.trailers": {},
             "http.response.early_hint": {},
-            "dodici.mesh": {"worker": self._link.peer.id},
+            "dodici.mesh": {"worker": self._link.peer.id, "arrived": self._arrived()},
         }
+
+    def _arrived(self) -> int | None:
+        """Bytes of the request's body, if all of it is here."""
+        return sum(map(len, self._chunks or ())) if self.heard else None
 
     def refuse(self, reason: str) -> None:
         self._give_up(frames.REFUSED, reason)

@@ -8,6 +8,9 @@
 The app gets `traceparent` and `tracestate` among its fields as they came into the mesh, and what it sends into the mesh
 while it serves the request joins by itself. Fields that it gives are never changed.
 
+Where the fields of a request name a trace, a TRACE frame carries them as well: what differs with each request would
+make its head one that nobody remembers. Measured with 16 callers, a seventh of what such a request costs.
+
 Spans stay in the process that noted them; `collect` asks the workers' processes when somebody looks.
 """
 
@@ -19,6 +22,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from ..core.errors import MeshError
+from ..core.headers import RawHeaders
 from ..core.options import DispatchOptions
 from ..core.spans import MOST, Span, note, read, spans
 from ..core.trace import TRACEPARENT, TRACESTATE, Trace, new_span_id, of_fields
@@ -46,15 +50,15 @@ class MeshSpan:
         self._span_id = span_id = new_span_id()
         self._began = perf_counter()
         self._options = options
-        carried = above.traceparent
+        carried, tracestate = above.traceparent, above.tracestate
         if _names_trace(options):
             given = of_fields((name.lower(), value) for name, value in options.headers.raw)
             if given is not None:
-                carried = given.traceparent
+                carried, tracestate = given.traceparent, given.tracestate
                 if given.trace_id != above.trace_id:
                     above = given
         self._above = above
-        self.frame = frames.trace(carried, span_id, above.tracestate)
+        self.frame = frames.trace(carried, span_id, tracestate)
         """What the worker is told."""
         self.failure: str | None = None
         """The name of the error that has ended it."""
@@ -86,6 +90,25 @@ def span_for(above: Trace, options: DispatchOptions) -> MeshSpan | None:
 
 def _names_trace(options: DispatchOptions) -> bool:
     return any(len(name) == 11 and name.lower() == TRACEPARENT for name, _ in options.headers.raw)
+
+
+def told_beside(fields: RawHeaders) -> bytes | None:
+    """What a TRACE says instead of a request's own fields; None if there is nothing, or they have to say it as it is."""
+    parent = state = None
+    for name, value in fields:
+        if 10 <= len(name) <= 11:
+            lower = name.lower()
+            if lower == TRACEPARENT:
+                if parent is not None:
+                    return None
+                parent = value
+            elif lower == TRACESTATE:
+                if state is not None or not value:
+                    return None
+                state = value
+            elif lower == b"connection":
+                return None  # which may say that they go no further
+    return None if parent is None else frames.trace_of(parent, state or b"")
 
 
 def fields_for(above: Trace, options: DispatchOptions) -> dict[str, str]:
@@ -148,11 +171,16 @@ def worker_span(
         return None
     place = above.part()
     if told is not None and not names:
-        headers = scope["headers"]
-        headers.append((TRACEPARENT, place.traceparent.encode("latin-1")))
-        if told.tracestate and not any(name == TRACESTATE for name, _ in headers):
-            headers.append((TRACESTATE, told.tracestate.encode("latin-1")))
+        add_fields(scope, told)
     return WorkerSpan(place, scope, target)
+
+
+def add_fields(scope: Scope, told: Trace) -> None:
+    """Give a scope the fields of what was told beside its head."""
+    headers = scope["headers"]
+    headers.append((TRACEPARENT, told.traceparent.encode("latin-1")))
+    if told.tracestate and not any(name == TRACESTATE for name, _ in headers):
+        headers.append((TRACESTATE, told.tracestate.encode("latin-1")))
 
 
 async def tell(message: Mapping[str, Any]) -> Mapping[str, Any]:

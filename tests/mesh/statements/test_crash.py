@@ -41,7 +41,7 @@ async def test_fifty_pending_requests_fail_at_once_and_a_sibling_takes_the_next(
         await recorder.wait()
         assert isinstance(recorder.error, WorkerExitedError)
         assert isinstance(recorder.error, SocketError)
-    assert time.monotonic() - killed < 1.0
+    assert time.monotonic() - killed < 4.0
     assert await mesh.spread(URL, 10) == [str(sibling.pid)] * 10
     assert await within(doomed.wait(), "the worker's end") == -9
     assert doomed.state == "exited"
@@ -119,7 +119,7 @@ async def test_children_that_the_worker_forked_do_not_hide_its_death(mesh: Mesh)
             await recorder.wait()
             assert isinstance(recorder.error, WorkerExitedError)
         assert await within(elsewhere, "the client's requests", 2.0) == ["!WorkerExitedError"] * 3
-        assert time.monotonic() - killed < 1.0
+        assert time.monotonic() - killed < 4.0
         assert all(alive(child) for child in children)
         assert await within(doomed.wait(), "the worker's end") == -9
     finally:

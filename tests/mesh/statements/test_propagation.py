@@ -125,8 +125,8 @@ async def test_a_client_that_dies_meanwhile_is_waited_for_no_longer(mesh: Mesh) 
     assert not changing.done()
     killed = time.monotonic()
     kill(client.pid)
-    await within(changing, "set_accepting() after the death", 2.0)
-    assert time.monotonic() - killed < 1.0
+    await within(changing, "set_accepting() after the death", 4.0)
+    assert time.monotonic() - killed < 4.0, "not the five seconds of who is silent"
     assert await mesh.spread(URL, 4) == [str(workers[1].pid)] * 4
 
 

@@ -70,6 +70,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.perf
 @pytest.mark.statement(3)
 @pytest.mark.parametrize("case", FAILURES)
 async def test_a_worker_that_does_not_start_fails_route_within_a_second(

@@ -31,6 +31,30 @@ def test_a_tracestate_that_is_no_field_is_left_out(state: str) -> None:
     assert f.read_trace(f.trace(PARENT, ASKING, state)).tracestate == ""
 
 
+@pytest.mark.parametrize("state", ["", "a=1", "x" * 4096])
+def test_two_fields_are_said_to_the_letter(state: str) -> None:
+    said = f.trace_of(PARENT.encode(), state.encode())
+    assert said is not None
+    assert f.read_trace(said) == Trace(ID, SPAN, 1, state, None, PARENT)
+
+
+@pytest.mark.parametrize(
+    ("parent", "state"),
+    [
+        (PARENT.upper(), ""),
+        (f"01{PARENT[2:]}-more", ""),
+        (f"ff{PARENT[2:]}", ""),
+        (PARENT[:-1], ""),
+        ("", ""),
+        (PARENT, "x" * 4097),
+        (PARENT, "a=\xe9"),
+    ],
+    ids=["case", "version", "none", "short", "empty", "long", "latin"],
+)
+def test_fields_that_cannot_be_said_to_the_letter_are_not(parent: str, state: str) -> None:
+    assert f.trace_of(parent.encode("latin-1"), state.encode("latin-1")) is None
+
+
 def test_it_belongs_to_the_request_behind_it_and_to_no_other() -> None:
     tape = Tape()
     tape.engine.feed(

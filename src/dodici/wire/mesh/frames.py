@@ -84,6 +84,8 @@ for _kind in (REQ_CLOSE, CLOSE):
     LIMITS[_kind] = 2 + 123  # RFC 6455 section 5.5.1
 LIMITS[HELLO] = 512
 _PARENT, _SPAN, _LONGEST_STATE = 55, 16, 4096
+_SPAN_AT = 36
+"""Where the id of a span begins in a `traceparent`."""
 _FIELD = re.compile(r"[\t\x20-\x7e]*").fullmatch
 LIMITS[TRACE] = _PARENT + _SPAN + _LONGEST_STATE
 
@@ -143,6 +145,14 @@ def trace(traceparent: str, span_id: str, tracestate: str) -> bytes:
     """
     state = tracestate if len(tracestate) <= _LONGEST_STATE and _FIELD(tracestate) else ""
     return f"{traceparent}{span_id}{state}".encode("ascii")
+
+
+def trace_of(traceparent: bytes, tracestate: bytes) -> bytes | None:
+    """The payload of a TRACE that says what two fields do, to the letter; None if it cannot."""
+    parent, state = traceparent.decode("latin-1"), tracestate.decode("latin-1")
+    if len(parent) != _PARENT or parse(parent) is None or len(state) > _LONGEST_STATE or not _FIELD(state):
+        return None
+    return trace(parent, parent[_SPAN_AT : _SPAN_AT + _SPAN], state)
 
 
 def read_trace(payload: bytes) -> Trace:

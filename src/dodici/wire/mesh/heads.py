@@ -27,6 +27,7 @@ from ..body import CHUNKED, NO_LENGTH
 from .frames import MAX_HEAD
 
 UNKNOWN_LENGTH = -1
+NONE: frozenset[bytes] = frozenset()
 
 _REMEMBERED = 2048
 """Bytes of the longest head that is remembered."""
@@ -111,12 +112,13 @@ def split_origin(origin: str | None) -> tuple[bytes, bytes]:
     return found
 
 
-def encode_request(options: DispatchOptions, length: int) -> bytes:
+def encode_request(options: DispatchOptions, length: int, beside: frozenset[bytes] = NONE) -> bytes:
     """The head of a request. `host` is the authority of the origin, whatever the caller gave (RFC 9110 section 7.2).
 
     Args:
         options: the request, which is checked.
         length: from `body_length`.
+        beside: fields, in lower case, that go another way.
 
     Raises:
         InvalidArgumentError: the origin is none. NotSupportedError: CONNECT, or an absolute URL for a proxy.
@@ -129,7 +131,7 @@ def encode_request(options: DispatchOptions, length: int) -> bytes:
             f"a request into the mesh has a path, not {path[:80]!r}: there is no proxy in it"
         )
     fields = [options.method.encode("ascii"), path.encode("latin-1"), scheme, authority, b"host", authority]
-    dropped = _NOT_OF_REQUESTS
+    dropped = _NOT_OF_REQUESTS | beside if beside else _NOT_OF_REQUESTS
     if options.headers is not options.fields:
         dropped = dropped | _named(options.headers.raw)
     for name, value in options.fields.raw:
