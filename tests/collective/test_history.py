@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 
@@ -11,7 +12,7 @@ from tests.collective.kit import make
 
 from dodici.collective import Collector
 from dodici.collective.contracts import Call
-from dodici.collective.history import History, record_of
+from dodici.collective.history import LONGEST, History, record_from, record_of
 from dodici.collective.names import RouteKey
 from dodici.core.grpc_status import GrpcStatus
 
@@ -44,6 +45,22 @@ def test_record_has_what_the_call_says() -> None:
 def test_what_is_no_trace_has_no_id(traceparent: str) -> None:
     record = record_of(a_call(metadata=(("traceparent", traceparent),)), "entry", GrpcStatus.OK, 1.0, 0.0)
     assert record.trace_id == ""
+
+
+def test_names_that_a_caller_makes_up_are_bounded() -> None:
+    call = Call(RouteKey("n" * 5000, "S" * 5000, "m" * 5000), target="t" * 5000)
+    call.handled_by = "h" * 5000
+    record = record_of(call, "entry", GrpcStatus.NOT_FOUND, 1.0, 0.0)
+    kept = (record.namespace, record.service, record.method, record.target, record.handled_by)
+    assert kept == tuple(letter * LONGEST for letter in "nSmth")
+
+
+def test_a_record_can_be_read_from_json() -> None:
+    record = record_of(a_call(path=("a", "b"), target="t"), "forward", GrpcStatus.ABORTED, 3.0, 0.5)
+    assert record_from(json.loads(json.dumps(record.as_dict()))) == record
+    for wrong in ({}, {**record.as_dict(), "grpc_status": "NOPE"}, {**record.as_dict(), "started": "soon"}):
+        with pytest.raises((KeyError, ValueError)):
+            record_from(wrong)
 
 
 def test_history_is_a_bounded_sequence() -> None:

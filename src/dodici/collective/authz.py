@@ -63,6 +63,10 @@ class Policy:
                     raise InvalidArgumentError(f"{name}_glob must be a str that is not empty, not {value!r}")
             if rule.namespace != "*":
                 checked_name("namespace", rule.namespace)
+                if "*" in rule.namespace:
+                    raise InvalidArgumentError(
+                        f"namespace must be one namespace, or '*' for all, not a glob: {rule.namespace!r}"
+                    )
 
     def allow(self, identity_glob: str, namespace: str, method_glob: str = "*") -> Policy:
         """This policy, and one rule more.

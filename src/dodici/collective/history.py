@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, overload
 
 from ..core.grpc_status import GrpcStatus
@@ -15,7 +15,11 @@ Role: TypeAlias = Literal["entry", "forward", "serve"]
 
 KEPT: Final = 1000
 """Records that a collector keeps."""
+LONGEST: Final = 1024
+"""Characters of each name in a record: as many as the name of a method may have."""
 _STATUSES: Final = {status: Status(status) for status in GrpcStatus}
+
+_NO_WORDS: Final = frozenset({"status", "started", "duration", "path"})
 
 
 class DispatchRecord(NamedTuple):
@@ -24,7 +28,7 @@ class DispatchRecord(NamedTuple):
     Attributes:
         role: ``"entry"``: it came into the collective here; ``"forward"``: it was passed on for another collector;
             ``"serve"``: it was run here. A call that came in here and was run here has two records.
-        namespace: with `service` and `method`, what was called, as the caller spelt it.
+        namespace: with `service` and `method`, what was called, as the caller spelt it; 1,024 characters of each.
         service: see there.
         method: see there.
         source: who sent it here: the id of a collector, or the address of a client; empty for calls of this process.
@@ -57,6 +61,22 @@ class DispatchRecord(NamedTuple):
     def as_dict(self) -> dict[str, Any]:
         """The same, for JSON."""
         return {**self._asdict(), "status": int(self.status), "grpc_status": self.status.grpc_status.name}
+
+
+def record_from(told: Mapping[str, Any]) -> DispatchRecord:
+    """The reverse of `DispatchRecord.as_dict`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no record.
+    """
+    words = {name: str(told[name]) for name in DispatchRecord._fields if name not in _NO_WORDS}
+    return DispatchRecord(
+        **words,  # type: ignore[arg-type]
+        status=_STATUSES[GrpcStatus[told["grpc_status"]]],
+        started=float(told["started"]),
+        duration=float(told["duration"]),
+        path=tuple(map(str, told["path"])),
+    )
 
 
 class History(Sequence[DispatchRecord]):
@@ -99,15 +119,20 @@ class History(Sequence[DispatchRecord]):
 
 def record_of(call: Call, role: Role, status: GrpcStatus, ended: float, seconds: float) -> DispatchRecord:
     """The record of a call that ended at the POSIX time `ended`, after so many seconds."""
-    key = call.key
+    namespace, service, method = call.key
+    target, handled_by = call.target or "", call.handled_by
+    if len(namespace) + len(service) + len(method) + len(target) + len(handled_by) > LONGEST:
+        # What nobody has may be called by a name as long as a message.
+        namespace, service, method = namespace[:LONGEST], service[:LONGEST], method[:LONGEST]
+        target, handled_by = target[:LONGEST], handled_by[:LONGEST]
     return DispatchRecord(
         role,
-        key.namespace,
-        key.service,
-        key.method,
+        namespace,
+        service,
+        method,
         call.from_collector or call.peer,
-        call.target or "",
-        call.handled_by,
+        target,
+        handled_by,
         _STATUSES[status],
         ended - seconds,
         seconds,

@@ -62,7 +62,7 @@ async def test_starting_waits_for_no_etcd(tmp_path: Path) -> None:
         server.kill()
         began = time.monotonic()
         async with running(EtcdDiscovery(server.url()), record("a", port=1001)) as a:
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 2.0
             async with asyncio.timeout(10):
                 while a.discovery.problem is None:
                     await asyncio.sleep(0.01)
@@ -167,13 +167,13 @@ async def test_one_held_back_is_marked(own: Etcd) -> None:
 
 
 async def test_stopping_does_not_wait_for_an_etcd_that_is_stopped(own: Etcd) -> None:
-    config = EtcdConfig((own.address, f"localhost:{own.port}"), ttl=2, timeout=1.0)
+    config = EtcdConfig((own.address, f"localhost:{own.port}"), ttl=2, timeout=2.0)
     async with running(EtcdDiscovery(config), record("a", port=1001)) as a:
         await a.discovery.registered()
         own.pause()
         began = time.monotonic()
         await a.discovery.stop()
-        assert time.monotonic() - began < 1.8, "one timeout, and not one for each endpoint"
+        assert time.monotonic() - began < 3.8, "one timeout, and not one for each endpoint"
 
 
 async def test_all_keys_deleted_at_once_removes_nobody(shared: Etcd) -> None:
