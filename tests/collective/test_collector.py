@@ -306,8 +306,21 @@ async def test_failures_are_told_in_the_status() -> None:
         {"metadata": {"x-dodici-path": "a"}},
         {"metadata": 5},
         {"input": object},
+        {"method": "Say/more"},
     ],
-    ids=["namespace", "method", "target", "zero", "negative", "text", "nan", "hop", "metadata", "input"],
+    ids=[
+        "namespace",
+        "method",
+        "target",
+        "zero",
+        "negative",
+        "text",
+        "nan",
+        "hop",
+        "metadata",
+        "input",
+        "slash",
+    ],
 )
 async def test_wrong_arguments_of_a_dispatch_raise(arguments: dict[str, Any]) -> None:
     collector, _ = make()

@@ -361,6 +361,7 @@ async def test_failures_in_the_envelope() -> None:
             ("", "Echo", "Say"),
             ("plain", "", "Say"),
             ("plain", "Echo", ""),
+            ("plain", "Echo", "Say/more"),
             ("plain", "Echo", "Count"),
             ("plain", "Echo", "Say", StringValue(value="abort")),
             ("plain", "Echo", "Say", StringValue(value="collective")),
@@ -380,6 +381,7 @@ async def test_failures_in_the_envelope() -> None:
             "namespace is empty": (400, {"grpc-status": "INVALID_ARGUMENT"}),
             "service.service_name is empty": (400, {"grpc-status": "INVALID_ARGUMENT"}),
             "method_name is empty": (400, {"grpc-status": "INVALID_ARGUMENT"}),
+            "'Say/more' is no method": (400, {"grpc-status": "INVALID_ARGUMENT"}),
             "plain/Echo.Count is unary_stream: it cannot be called as unary_unary": (
                 400,
                 {"grpc-status": "INVALID_ARGUMENT"},

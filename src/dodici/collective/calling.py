@@ -150,6 +150,8 @@ class Calling:
                 raise InvalidArgumentError(f"{name} must be a str, not {type(value).__name__}")
         if method == ANY:
             raise InvalidArgumentError(f"{method!r} is no method: name the one to call")
+        if "/" in method:
+            raise InvalidArgumentError(f"no method has a '/' in its name: {method[:100]!r}")
         if target is not None and not isinstance(target, str):
             raise InvalidArgumentError(f"target must be a collector's id, not {type(target).__name__}")
         pairs = _metadata.given(metadata)

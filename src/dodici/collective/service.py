@@ -347,8 +347,8 @@ def _asked(request: pb.ServeRequest | pb.DispatchRequest) -> RouteKey:
     for field, value in zip(("namespace", "service.service_name", "method_name"), key, strict=True):
         if not value:
             raise call_error(GrpcStatus.INVALID_ARGUMENT, f"{field} is empty")
-    if key.method == ANY:
-        raise call_error(GrpcStatus.INVALID_ARGUMENT, f"{ANY!r} is no method")
+    if key.method == ANY or "/" in key.method:
+        raise call_error(GrpcStatus.INVALID_ARGUMENT, f"{key.method[:100]!r} is no method")
     return key
 
 

@@ -17,7 +17,7 @@ pytest-asyncio.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pytest
 
@@ -35,11 +35,22 @@ if TYPE_CHECKING:
 __all__ = ["FEATURES", "DispatcherConformance", "Target"]
 
 
-@pytest.mark.asyncio
 class DispatcherConformance(
     ResponseTests, RequestTests, UploadTests, ControlTests, AbortTests, LifecycleTests
 ):
     """Inherit and give the fixture `target`: see the module's text."""
+
+    pytestmark: ClassVar[list[pytest.MarkDecorator]]
+    loop_scope: ClassVar[Literal["function", "class", "module"]] = "function"
+    """The event loop that the tests run on: one for each test, or one for all of a class or a module, for a layer
+    that takes long to make. Then `target` needs the same `loop_scope`."""
+
+    def __init_subclass__(cls) -> None:
+        # The closest mark is that of the class furthest from the test: a subclass could not overrule one made here.
+        super().__init_subclass__()
+        marks = vars(cls).get("pytestmark", [])
+        own = marks if isinstance(marks, list) else [marks]
+        cls.pytestmark = [pytest.mark.asyncio(loop_scope=cls.loop_scope), *own]
 
     @pytest.fixture
     def target(self) -> Target:

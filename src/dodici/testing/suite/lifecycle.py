@@ -53,10 +53,10 @@ class LifecycleTests:
         target.need("timeouts")
         token = target.token()
         recorder = target.recorder(on_response_data=lambda controller, _: controller.pause())
-        target.send(f"/gated?parts=2&token={token}", recorder, body_timeout=0.05)
+        target.send(f"/gated?parts=2&token={token}", recorder, body_timeout=0.3)
         await target.open(token, "head", "0")
         await recorder.received(7)
-        await asyncio.sleep(0.15)  # three times the timeout that must not fire
+        await asyncio.sleep(0.5)  # longer than the timeout that must not fire
         assert not recorder.ended.done()
         await target.open(token, "1")
         recorder.controller.resume()
