@@ -3,8 +3,14 @@
 # newer and can make an environment. To change it later: make clean.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tour test conformance soak bench lint format docs clean
+.PHONY: help demo tour test conformance soak bench lint format docs clean system-packages node-packages
 .DELETE_ON_ERROR:
+# What one target needs is installed side by side; of several targets each waits for the one before it.
+ifeq ($(words $(MAKECMDGOALS)),1)
+MAKEFLAGS += --jobs=3
+endif
+# The suite starts a thousand interpreters: none of them shall compile again what another has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= $(shell sh scripts/find_python.sh)
 VENV   := .venv
@@ -24,16 +30,13 @@ tour: $(VENV)/.demo scripts/system_packages.sh  ## start a real server and send 
 	@sh scripts/system_packages.sh tour
 	@$(BIN)/python examples/tour/tour.py $(ARGS)
 
-test: $(VENV)/.test  ## the whole suite; ARGS="-k name" passes options to pytest
-	@sh scripts/system_packages.sh test
-	@sh scripts/node_packages.sh
+test: $(VENV)/.test node-packages  ## the whole suite; ARGS="-k name" passes options to pytest
 	@# What bounds time and memory runs first and by itself; exit code 5 says that nothing was selected.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m perf $(ARGS) || [ $$? -eq 5 ]
 	@# In the order of the folders: files of few tests that take long would else come last, one after the other.
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not perf" $(ARGS)
 
-conformance: $(VENV)/.test  ## which layer keeps which promises; writes docs/conformance.md
-	@sh scripts/system_packages.sh test
+conformance: $(VENV)/.test system-packages  ## which layer keeps which promises; writes docs/conformance.md
 	CONFORMANCE_WRITE=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -p no:cacheprovider \
 	  $$(grep -rl "import.*DispatcherConformance" tests --include='test_*.py' | grep -v tests/unit/) $(ARGS)
 
@@ -61,6 +64,12 @@ docs: $(VENV)/.docs  ## build the site into site/
 clean:  ## remove what was built, .venv included
 	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system-packages:
+	@sh scripts/system_packages.sh test
+
+node-packages: system-packages  # which bring npm
+	@sh scripts/node_packages.sh
 
 # One stamp per set of extras: `make demo` does not wait for the linters. pyproject.toml is all they depend on.
 $(VENV)/.python: scripts/find_python.sh

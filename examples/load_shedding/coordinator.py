@@ -15,7 +15,7 @@ from dodici.mesh import Worker, WorkerInterceptor
 
 EVERY = 0.5
 """Seconds between two looks."""
-MOST_MEMORY = 256 << 20
+MOST_MEMORY = 128 << 20
 """Bytes of resident memory."""
 
 
@@ -49,8 +49,9 @@ async def main() -> None:
     watching = asyncio.create_task(follow(interceptor, health_events(workers)))
     agent = dodici.Agent().compose(interceptor)
     # One request makes one worker large; while it lasts, all others go to its sibling.
-    large = asyncio.create_task(agent.request(f"http://work.local/?bytes={512 << 20}&seconds=5"))
-    await asyncio.sleep(2)
+    large = asyncio.create_task(agent.request(f"http://work.local/?bytes={256 << 20}&seconds=5"))
+    while not any(member.paused for member in interceptor.snapshot().members.values()):
+        await asyncio.sleep(EVERY)
     pids = set()
     for _ in range(10):
         pids.add((await (await agent.request("http://work.local/")).text()).split()[0])

@@ -56,6 +56,7 @@ async def perform(server: TourServer, console: Console, *, quick: bool, workers:
             sha256=server.sha256,
             concurrent=200 if quick else 1000,
             callers=4 if quick else 32,
+            rest=0.02 if quick else 0.0,
             seconds=0.2 if quick else 2.0,
             pool=pool,
             progress=lambda total: progress(console, total),

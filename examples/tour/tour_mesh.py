@@ -27,11 +27,12 @@ SHOP = Path(__file__).parents[1] / "shop"
 
 
 class Load:
-    """Callers that send requests without a pause, and what became of each."""
+    """Callers that send requests one after the other, and what became of each."""
 
-    def __init__(self, ask: Callable[[], Awaitable[dodici.Response]], callers: int) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[dodici.Response]], stage: Stage) -> None:
         self._ask = ask
-        self._count = callers
+        self._count = stage.callers
+        self._rest = stage.rest
         self.outcomes: Counter[str] = Counter()
         self._callers: list[asyncio.Task[None]] = []
         self._began = 0.0
@@ -45,6 +46,7 @@ class Load:
                 self.outcomes[str(response.status_code)] += 1
             except dodici.DodiciError as error:
                 self.outcomes[type(error).__name__] += 1
+            await asyncio.sleep(self._rest)
 
     async def __aenter__(self) -> Self:
         self._began = time.perf_counter()
@@ -116,7 +118,7 @@ async def workers_come_and_go(stage: Stage) -> tuple[str, str]:
         async def ask() -> dodici.Response:
             return await agent.request("http://orders.local/orders/worker")
 
-        async with Load(ask, stage.callers) as load:
+        async with Load(ask, stage) as load:
             await asyncio.sleep(stage.seconds / 4)
             began = time.perf_counter()
             await interceptor.pause_worker(first)
@@ -163,7 +165,7 @@ async def the_application_server(stage: Stage) -> tuple[str, str]:
                 async def ask() -> dodici.Response:
                     return await agent.request(f"{origin}/inventory/hat")
 
-                async with Load(ask, stage.callers) as load:
+                async with Load(ask, stage) as load:
                     await asyncio.sleep(stage.seconds / 4)
                     reload = await asyncio.create_subprocess_exec(
                         *command, "reload", env=env, stdout=asyncio.subprocess.DEVNULL

@@ -34,7 +34,8 @@ class Stage:
         h2_origin: where it speaks HTTP/2, without TLS; None where it does not.
         size, sha256: of the large file.
         concurrent: requests at the same time.
-        callers: those who send without a pause while workers come and go.
+        callers: those who send while workers come and go.
+        rest: how long each of them waits between two requests, in seconds.
         seconds: how long a burst lasts.
         pool: 50 connections to the server.
         progress: `progress(total)` begins to show how far a download is; what it returns is told of each piece.
@@ -46,6 +47,7 @@ class Stage:
     sha256: str
     concurrent: int
     callers: int
+    rest: float
     seconds: float
     pool: dodici.Pool
     progress: Callable[[int], Any]

@@ -287,7 +287,8 @@ def page(table: dict[str, Any]) -> str:
         "",
         (
             "`response_error` and `dump` are not in the table: they replace responses by design. To put a dispatcher of "
-            "your own through the suite, inherit `DispatcherConformance` and give it a `Target`."
+            "your own through the suite, inherit `DispatcherConformance` and give it a `Target`. Where that takes long to "
+            'make, `loop_scope = "class"` lets one of them serve all tests.'
         ),
         "",
     ]

@@ -40,7 +40,8 @@ class H2TLS(NamedTuple):
 
     def client_context(self, *alpn: str) -> ssl.SSLContext:
         """A client's context that trusts the certificate and offers these protocols."""
-        context = ssl.create_default_context()
+        # Not create_default_context(): it would read the system's authorities, which takes 25 ms.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.authority.configure_trust(context)
         if alpn:
             context.set_alpn_protocols(list(alpn))
