@@ -30,6 +30,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from ..core.grpc_status import GrpcStatus
+from ..net.leftover import read_leftover
 from .batch import Outbox
 from .codes import from_wire
 from .errors import CollectiveError, call_error
@@ -57,7 +58,7 @@ _DEAD: Final = 10.0
 _LINGER: Final = 5.0
 """Seconds in which the last bytes have to leave."""
 _LEAVING: Final = 0.25
-"""Seconds for the same where somebody waits for it."""
+"""Seconds in which the other end closes a connection that it was told the end of."""
 _PING: Final = pb.LinkFrame(ping=pb.Ping())
 _PONG: Final = pb.LinkFrame(ping=pb.Ping(answer=True))
 
@@ -159,9 +160,19 @@ class Trunk(asyncio.Protocol):
             await self.gone()
 
     def close(self, goodbye: pb.Goodbye | None = None) -> None:
-        """End the connection, after what was written, and tell the other end why."""
+        """End the connection, after what was written, and tell the other end why.
+
+        It is the other end that closes it then: a socket that is closed while bytes wait in it that nobody has read
+        resets its connection, and our last words may be lost with it.
+        """
+        if self._closing or self._transport is None:
+            return
         self.send(pb.LinkFrame(goodbye=goodbye or pb.Goodbye()))
-        self._end()
+        self._closing = True
+        if not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
+        self._set_timer(_LEAVING, self._shut)
 
     def abort(self, error: CollectiveError | None = None) -> None:
         """End the connection now."""
@@ -180,6 +191,12 @@ class Trunk(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_BUFFERED)  # type: ignore[attr-defined]
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._transport is not None and not self._closing:
+            # A write failed: what the other end had said before it left, and why, may still be there.
+            left = read_leftover(self._transport, _BUFFERED)
+            if left:
+                self._reading = True
+                self.data_received(left)
         self._transport = None
         self._closing = True
         self._set_timer(None)
@@ -282,8 +299,12 @@ class Trunk(asyncio.Protocol):
         self.close(goodbye_of(error))
 
     def _end(self) -> None:
-        if not self._closing and self._transport is not None:
+        if not self._closing:
             self._closing = True
+            self._shut()
+
+    def _shut(self) -> None:
+        if self._transport is not None:
             self._transport.close()
             self._set_timer(_LINGER, self._transport.abort)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -495,3 +496,31 @@ async def test_who_is_busy_is_waited_for_and_not_for_ever(monkeypatch: pytest.Mo
         with pytest.raises(CollectiveError, match="nothing has come for"):
             await asyncio.wait_for(made.ended(), 5)
         assert asked
+
+
+async def test_a_goodbye_outlives_a_write_that_fails() -> None:
+    """It says that no connection is wanted: a peer that has not heard it would come back at once."""
+    near, far = socket.socketpair()
+    made = Trunk(1 << 20)
+    await asyncio.get_running_loop().create_connection(lambda: made, sock=near)
+    outbox = Outbox()
+    made.carry(outbox, lambda frame: None)
+    data = pb.LinkFrame(goodbye=pb.Goodbye(code=10, message="no more")).SerializeToString()
+    # In one turn of the loop: what is written next fails before anything is read.
+    far.send(len(data).to_bytes(4, "big") + data)
+    far.close()
+    made.send(pb.LinkFrame(ping=pb.Ping()))
+    with pytest.raises(CollectiveError, match="no more") as said:
+        await asyncio.wait_for(made.ended(), 5)
+    assert said.value.grpc_status is GrpcStatus.ABORTED
+
+
+async def test_who_says_goodbye_reads_on_until_the_other_end_has_closed() -> None:
+    async with beside() as (made, other):
+        made.close(pb.Goodbye(code=10, message="no more"))
+        for _ in range(100):
+            other.send(pb.LinkFrame(ping=pb.Ping()))
+        await other.writer.drain()
+        assert (await other.read_until("goodbye")).goodbye.message == "no more"
+        other.writer.close()
+        await asyncio.wait_for(made.gone(), 5)
