@@ -118,13 +118,24 @@ class OriginClient(Client):
         self._opened.push_async_callback(self._dispatcher.close)
         await self._answered()
 
+    async def resume(self) -> None:
+        # A collector that was stopped was given up by its peers, and finds them again.
+        await asyncio.sleep(1.0)
+        await self._answered()
+
     async def _answered(self) -> None:
         """Wait until the nodes have met: one that is ready may not be connected yet."""
         async with asyncio.timeout(MEETING):
-            while (response := await self._dispatcher.request(self._url, method="GET")).status_code != 200:
-                await response.body.bytes()
+            while not await self._answers():
                 await asyncio.sleep(0.05)
+
+    async def _answers(self) -> bool:
+        try:
+            response = await self._dispatcher.request(self._url, method="GET")
             await response.body.bytes()
+        except dodici.DodiciError:
+            return False
+        return bool(response.status_code == 200)
 
     async def _join(self, address: str) -> None:
         from dodici.collective import CollectiveInterceptor, Collector

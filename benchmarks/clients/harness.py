@@ -130,6 +130,9 @@ class Client:
     async def open(self) -> None:
         """Make the client; nothing is sent yet."""
 
+    async def resume(self) -> None:
+        """Be ready for a phase. The process was stopped since the one before."""
+
     async def close(self) -> None:
         """Release everything."""
 
@@ -263,6 +266,8 @@ class Fleet:
 
     async def measure(self) -> dict[str, object]:
         """One measured phase, described."""
+        for client in self.clients:
+            await client.resume()
         reset_peak()
         if self.job.kind == "beside":
             alone = await self._phase()
