@@ -221,6 +221,8 @@ def main() -> int:
     if not console.is_terminal:
         console = Console(width=130)
     # A kill is an end like any other: the nodes are ended and their folder is removed.
+    # A shell that starts it in the background has SIGINT ignored, and SIGTERM goes the same way.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     # Peers are lost on purpose.
     logging.getLogger("dodici").setLevel(logging.CRITICAL)

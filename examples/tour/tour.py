@@ -149,6 +149,8 @@ def main() -> int:
     if not console.is_terminal:
         console = Console(width=130)
     # A kill is an end like any other: the servers are stopped and their folder is removed.
+    # A shell that starts it in the background has SIGINT ignored, and SIGTERM goes the same way.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     # A worker is killed on purpose.
     logging.getLogger("dodici.mesh").setLevel(logging.CRITICAL)
