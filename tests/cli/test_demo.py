@@ -62,7 +62,6 @@ def test_everything_happens_as_promised(folder):
 
 
 def test_interrupted_it_cleans_up(folder):
-    # SIGINT is ignored by what a shell runs in its background, and that is inherited.
     code = f"import sys; sys.path.insert(0, {str(DEMO.parent)!r})"
     code += "; sys.argv[1:] = ['--quick', '--no-etcd']; import demo; sys.exit(demo.main())"
     with subprocess.Popen(
