@@ -71,7 +71,8 @@ async def test_a_target_is_found_by_its_id_whatever_address_it_was_reached_by() 
         await a.connect_to(b.address.replace("127.0.0.1", "localhost"))
         answer = await a.dispatch("shop", "Work", "Who", target="b")
         assert (answer.status, answer.output) == (200, "b")
-        assert [c.address for c in a.connections] == [b.address.replace("127.0.0.1", "localhost")]
+        # Where it has dialled back before its answer was here, that connection is used.
+        assert [c.address.replace("localhost", "127.0.0.1") for c in a.connections] == [b.address]
 
 
 @pytest.mark.weak_spot(10)
