@@ -215,7 +215,10 @@ def test_output_that_nobody_takes(address: str) -> None:
         (("127.0.0.1:1", "ns", "S.M", "{"), "the argument is not JSON"),
         (("127.0.0.1:1", "ns", "S.M", "1 2"), "one JSON value"),
         (("127.0.0.1:1", "ns", "S.M", "NaN"), "not JSON: NaN is no value of it"),
-        (("127.0.0.1:1", "ns", "S.M", "[" * 5000 + "]" * 5000), "not JSON: brackets are nested too deeply"),
+        (
+            ("127.0.0.1:1", "ns", "S.M", "[" * 50_000 + "]" * 50_000),
+            "not JSON: brackets are nested too deeply",
+        ),
         (("127.0.0.1:1", "ns", "S.M", "1" * 5000), "the argument is not JSON: "),
         (("127.0.0.1:1", "ns", "S.M", "-m", "x"), "NAME:VALUE"),
         (("127.0.0.1:1", "ns", "S.M", "-m", "x-bin:?"), "must be base64"),

@@ -143,6 +143,7 @@ class Listener(Generic[_P]):
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.sleep(0)  # for `_ended`: what is done already is not waited for
 
     def _close_sockets(self) -> None:
         while self._sockets:

@@ -136,6 +136,7 @@ class Server:
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=_LAST_WORDS)
         await self._listener.close(0.0)
+        await self._gone(_LAST_WORDS)  # what was cut is closed a turn of the loop later
 
     async def _gone(self, seconds: float) -> None:
         """Wait until there are no connections, but no longer than that."""
