@@ -62,6 +62,20 @@ async def begun(running: Serving, client: Raw, phase: str) -> None:
     await client.until(PING)
 
 
+async def test_input_that_ends_just_before_it_is_reset_is_not_whole() -> None:
+    """As Node cancels a stream."""
+    async with serving() as running, raw(running.address) as client:
+        await begun(running, client, "sending")
+        [connection] = running.connections
+        client.send(data(1, b"", end=True))
+        while not connection.engine.streams[1]._input_over:
+            await asyncio.sleep(0)
+        client.send(rst_stream(1, ErrorCode.CANCEL))
+        await running.methods.note("total over").wait()
+        assert not running.methods.note("total ends").is_set()
+        await running.idle()
+
+
 PHASES = ["head", "half a message", "running", "sending", "answering", "held back"]
 
 

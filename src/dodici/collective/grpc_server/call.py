@@ -39,6 +39,10 @@ _REST: Final = 0.25
 """Seconds for which the input of a call is read that ends before it."""
 _QUIET: Final = 0.02
 """Seconds after which a client that has sent nothing is not about to."""
+_CUT_OFF: Final = 0.001
+"""Seconds in which it shows that input has not ended, but was cut off."""
+_LOOKS: Final = 10
+"""How often that is waited for at most."""
 _LARGEST: Final = 2**32 - 1
 _ONE_MESSAGE: Final = "the method takes one message, no more and no less"
 _METADATA_TOO_LARGE: Final = "the metadata of the answer is larger than the client takes"
@@ -55,6 +59,7 @@ class ServerCall(ServerStream):
     """A call that has arrived."""
 
     __slots__ = (
+        "_believed",
         "_connection",
         "_decoder",
         "_ended",
@@ -82,7 +87,7 @@ class ServerCall(ServerStream):
         self._trailing: Pairs = ()
         self._started = False
         self._ended = False
-        self._input_over = False
+        self._input_over = self._believed = False
         self._input_dropped = False
         self._held = 0
         self._fed = 0.0
@@ -185,6 +190,9 @@ class ServerCall(ServerStream):
         """
         decoder = self._decoder
         while not len(decoder):
+            if self._input_over and not self._believed:
+                await self._believe()
+                continue
             if self._input_over:
                 raise StopAsyncIteration
             if self._ended or self.gone:
@@ -207,6 +215,20 @@ class ServerCall(ServerStream):
             self._connection.stage()
         assert self._handler is not None
         return message if self._handler.read is None else self._handler.read(message)
+
+    async def _believe(self) -> None:
+        """Wait for a moment before the end of input is taken for one.
+
+        Node, and grpc-js with it, ends a stream that is cancelled before it resets it. A handler that adds up what it is
+        sent must not take half of it for all.
+        """
+        self._believed = True
+        loop = self._connection.loop
+        for _ in range(_LOOKS):
+            began = loop.time()
+            await asyncio.sleep(_CUT_OFF)
+            if loop.time() - began < 2 * _CUT_OFF:
+                return  # neither this process nor, most likely, the client has to wait for its turn
 
     # -- what the engine tells -------------------------------------------------------------------------
 
@@ -288,9 +310,9 @@ class ServerCall(ServerStream):
     def abandon(self) -> None:
         """The client is gone, or wants no answer any more."""
         self._ended = True
-        if len(self._decoder):
-            self._input_over = False  # for whoever reads on: it was not all
-            self._decoder.clear()
+        # For whoever reads on: it was not all.
+        self._input_over = False
+        self._decoder.clear()
         self._wake(self._reader)
         self._wake(self._room)
         task, self._task = self._task, None
