@@ -113,7 +113,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("content-type", "application/octet-stream")
             self.send_header("content-length", str(path.stat().st_size))
             self.end_headers()
-            self.connection.sendfile(file)
+            if self.command != "HEAD":
+                self.connection.sendfile(file)
 
     def log_message(self, *_: object) -> None:
         """A demo needs no access log."""
