@@ -242,7 +242,7 @@ class ServerCall(ServerStream):
             if not head.timeout:
                 self.expire()
                 return
-            self.deadline = connection.loop.time() + head.timeout
+            self.deadline = self.opened + head.timeout
         try:
             handler = connection.face.method(head)
         except Exception:
@@ -257,7 +257,7 @@ class ServerCall(ServerStream):
     def on_data(self, data: bytes) -> bool:
         if self._ended:
             return True
-        self._fed = self._connection.loop.time()
+        self._fed = self._connection.heard
         if self._input_dropped:
             return True
         decoder = self._decoder
@@ -354,12 +354,11 @@ class ServerCall(ServerStream):
             connection = self._connection
             if self._started:
                 connection.engine.send(self, body)
-                connection.engine.finish(self, end)
+                self._finish(end)
             else:
-                self._started = True
+                self._started = self._ended = True
                 connection.engine.answer(self, HEAD, body, end, at_once=not connection.blocked)
-            self._ended = True
-            connection.stage()
+                connection.stage()
         except BaseException as error:
             self._failed(error)
 
@@ -369,10 +368,10 @@ class ServerCall(ServerStream):
             if not self._input_over:
                 await self._take_rest()
             if not self._ended:
-                self._success()
+                end = self._success()
                 if not self._started:
                     self._begin(())
-                self._end(GrpcStatus.OK, "")
+                self._finish(end)
         except BaseException as error:
             self._failed(error)
 
@@ -408,16 +407,13 @@ class ServerCall(ServerStream):
         if isinstance(error, GeneratorExit):
             raise error  # the loop is gone
         if isinstance(error, asyncio.CancelledError):
-            if not self._ended:
-                self._end(GrpcStatus.CANCELLED, "the handler was cancelled")
+            self._end(GrpcStatus.CANCELLED, "the handler was cancelled")
             return
         if isinstance(error, CollectiveError):
-            if not self._ended:
-                self._end(error.grpc_status, error.message)
+            self._end(error.grpc_status, error.message)
             return
         if isinstance(error, GrpcError):
-            if not self._ended:
-                self._end(error.status, error.message)
+            self._end(error.status, error.message)
             return
         if not self._ended:
             self._trailing = ()
@@ -430,8 +426,6 @@ class ServerCall(ServerStream):
         """The call's status, once."""
         if self._ended:
             return
-        self._ended = True
-        engine = self._connection.engine
         try:
             block = end_block(status, text, self._trailing, alone=not self._started)
         except InvalidArgumentError as error:
@@ -441,8 +435,12 @@ class ServerCall(ServerStream):
         if self._too_large(block, self._trailing):
             # Its client would lose the status with the rest, or give up the connection.
             block = end_block(status, text[:_SHORT], (), alone=not self._started)
-        self._started = True
-        engine.finish(self, block)
+        self._finish(block)
+
+    def _finish(self, block: bytes) -> None:
+        """The last header block."""
+        self._started = self._ended = True
+        self._connection.engine.finish(self, block)
         self._connection.stage()
 
     def _refuse(self, status: bytes | GrpcStatus, text: bytes | str) -> None:

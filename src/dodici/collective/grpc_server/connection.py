@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self._staged = False
         self._retiring = self._told = False
-        self._since = self._heard = loop.time()
+        self._since = self.heard = loop.time()
         self._asked = 0.0
         """When PING was sent, or 0."""
         self._timer: Timer | None = None
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._server.arrived(self)
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self.loop.time()
+        self.heard = self.loop.time()
         self._asked = 0.0
         engine = self.engine
         try:
@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
             if now - self._asked > timeout:
                 _log.debug("%s has not answered for %g s", self.peer, timeout)
                 self.lose()
-        elif now - self._heard > interval:
+        elif now - self.heard > interval:
             self._asked = now
             self.engine.ping(_PROBE)
             self.stage()

@@ -51,7 +51,6 @@ _SHORT_LIVED: Final = 0.05
 """Seconds within which a request that is reset has only cost us work."""
 _LONGEST_BLOCK: Final = 8
 """How often the limit of a head's size fits into a block that is decoded, to refuse one request and not them all."""
-_HEADS: Final = END_HEADERS
 _LAST: Final = END_HEADERS | END_STREAM
 
 
@@ -274,7 +273,7 @@ class ServerEngine(ReceivingSide):
             outbox.window.size -= size
             pack = HEAD.pack
             outbox.parts += (
-                pack(len(head) << 8 | HEADERS, _HEADS, stream_id),
+                pack(len(head) << 8 | HEADERS, END_HEADERS, stream_id),
                 head,
                 pack(size << 8 | DATA, 0, stream_id),
                 body,
