@@ -6,38 +6,29 @@ reading is paused by not consuming, as everywhere; `write_eof` is END_STREAM and
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..wire.h2.frames import ErrorCode
 from ..wire.h2.sections import Section
 from .h2_stream import H2Stream
 from .upgraded import UpgradedSocket
+from .virtual import VirtualTransport
 
 if TYPE_CHECKING:
     from .h2_conn import H2Connection
 
-_HIGH_WATER = 64 * 1024
 
-
-class StreamTransport(asyncio.Transport):
+class StreamTransport(VirtualTransport):
     """What an `UpgradedSocket` reads and writes."""
 
     def __init__(self, connection: H2Connection, stream: H2Stream) -> None:
         super().__init__()
         self._connection = connection
         self._stream = stream
-        self._protocol: asyncio.BaseProtocol = asyncio.Protocol()
         self._arrived: deque[bytes] = deque()
-        self._paused = False
         self._ended = False
         self._eof_told = False
-        self._closing = False
-        self._lost = False
-        self._full = False
-        self._high = _HIGH_WATER
 
     # -- the stream's side -----------------------------------------------------------------------------
 
@@ -58,9 +49,7 @@ class StreamTransport(asyncio.Transport):
         self._lose(error if isinstance(error, Exception) else ConnectionResetError(str(error)))
 
     def on_written(self) -> None:
-        if self._full and self._stream.queued <= self._high // 2:
-            self._full = False
-            self._protocol.resume_writing()
+        self._sent()
         if self._closing and not self._stream.queued:
             self._lose(None)
 
@@ -81,18 +70,6 @@ class StreamTransport(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._connection.transport.get_extra_info(name, default)
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
-
-    def is_reading(self) -> bool:
-        return not self._paused and not self._closing
-
-    def pause_reading(self) -> None:
-        self._paused = True
 
     def resume_reading(self) -> None:
         if self._paused:
@@ -115,15 +92,7 @@ class StreamTransport(asyncio.Transport):
             return
         self._connection.engine.send(self._stream, bytes(data))
         self._connection.stage()
-        if self._stream.queued > self._high and not self._full:
-            self._full = True
-            self._protocol.pause_writing()
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        self.write(b"".join(list_of_data))
-
-    def can_write_eof(self) -> bool:
-        return True
+        self._queued()
 
     def write_eof(self) -> None:
         if not self._closing:
@@ -132,15 +101,6 @@ class StreamTransport(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return self._stream.queued
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._high // 2, self._high
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = high if high is not None else 4 * low if low is not None else _HIGH_WATER
-
-    def is_closing(self) -> bool:
-        return self._closing
 
     def close(self) -> None:
         if self._closing:

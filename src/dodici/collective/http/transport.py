@@ -13,14 +13,15 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from ...net.virtual import VirtualTransport
 from ..protos import http_pb2 as pb
 from .framing import MalformedError
-from .parts import HIGH_WATER, Outgoing, parts_of
+from .parts import Outgoing, parts_of
 
 _LINGERING: Final = 5.0
 
 
-class CarriedTransport(asyncio.Transport):
+class CarriedTransport(VirtualTransport):
     """See the module's text.
 
     Args:
@@ -35,14 +36,8 @@ class CarriedTransport(asyncio.Transport):
         self._out = out
         self._cut = cut
         self._loop = asyncio.get_running_loop()
-        self._protocol: asyncio.BaseProtocol = asyncio.Protocol()
         self._held: asyncio.Future[None] | None = None
-        self._paused = False
         self._heard_end = False
-        self._closing = False
-        self._lost = False
-        self._full = False
-        self._high = HIGH_WATER
         self._lingering: asyncio.TimerHandle | None = None
 
     # -- the exchange's side ---------------------------------------------------------------------------
@@ -86,10 +81,7 @@ class CarriedTransport(asyncio.Transport):
             self._loop.call_soon(self._protocol.connection_lost, error)
 
     def _taken(self) -> None:
-        if self._full and self._out.waiting <= self._high // 2:
-            self._full = False
-            if not self._lost:
-                self._protocol.resume_writing()
+        self._sent()
         if self._closing and not self._out.waiting:
             self._lose(None)
 
@@ -102,18 +94,6 @@ class CarriedTransport(asyncio.Transport):
 
     # -- asyncio's side --------------------------------------------------------------------------------
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
-
-    def is_reading(self) -> bool:
-        return not self._paused and not self._closing
-
-    def pause_reading(self) -> None:
-        self._paused = True
-
     def resume_reading(self) -> None:
         self._paused = False
         self._go_on()
@@ -122,15 +102,7 @@ class CarriedTransport(asyncio.Transport):
         if self._closing or not data:
             return
         self._out.put(parts_of(bytes(data)))
-        if self._out.waiting > self._high and not self._full:
-            self._full = True
-            self._protocol.pause_writing()
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        self.write(b"".join(list_of_data))
-
-    def can_write_eof(self) -> bool:
-        return True
+        self._queued()
 
     def write_eof(self) -> None:
         self._out.put([pb.Part(kind=pb.Part.CLOSE)])
@@ -138,15 +110,6 @@ class CarriedTransport(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return self._out.waiting
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._high // 2, self._high
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = high if high is not None else 4 * low if low is not None else HIGH_WATER
-
-    def is_closing(self) -> bool:
-        return self._closing
 
     def close(self) -> None:
         if self._closing:
