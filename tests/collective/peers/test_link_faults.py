@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.collective.fleet import fleet, serve, until
-from tests.collective.peers.test_trunk import called, introduced, line, trunks
+from tests.collective.peers.test_trunk import called, introduced, line, trunks, unread
 
 from dodici.collective import CollectiveError, Limits, trunk
 from dodici.collective.batch import Outbox
@@ -89,22 +89,9 @@ def test_answers_without_payloads_fill_an_outbox_too() -> None:
 async def test_who_takes_nothing_of_what_is_sent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is read of it then, so that its silence tells nothing."""
     monkeypatch.setattr(trunk, "_DEAD", 0.7)
-    async with fleet(a={}) as (a,):
-
-        async def large(context: Any, given: Any) -> bytes:
-            return bytes(8 << 20)
-
-        a.register_service("shop", "Large", "Get", large)
-        async with introduced(a) as peer:
-            await peer.read_until("announcement")
-            session: Any = a._peers.get("x").session  # type: ignore[union-attr]
-            for number in (1, 2, 3):
-                frame = called(number)
-                frame.calls[0].path = "/Large/Get"
-                peer.send(frame)
-            await until(lambda: session._outbox.full)
-            session.end()
-            await until(lambda: trunks(a) == 0, 5)
+    async with unread() as (a, session):
+        session.end()
+        await until(lambda: trunks(a) == 0, 5)
 
 
 async def test_a_change_is_acknowledged_on_the_link_that_succeeds_another() -> None:

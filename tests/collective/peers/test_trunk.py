@@ -339,7 +339,9 @@ async def test_an_answer_may_be_as_large_as_a_message_and_no_larger() -> None:
         assert (await a.dispatch("shop", "Large", "Get", 1)).output == b"\0"
 
 
-async def test_stopping_does_not_wait_for_who_does_not_read() -> None:
+@contextlib.asynccontextmanager
+async def unread() -> AsyncIterator[tuple[Collector, Any]]:
+    """A collector, and its session with a peer that does not read the answers that it has asked for."""
     async with fleet(a={}) as (a,):
 
         async def large(context: Any, given: Any) -> bytes:
@@ -354,9 +356,14 @@ async def test_stopping_does_not_wait_for_who_does_not_read() -> None:
                 frame.calls[0].path = "/Large/Get"
                 peer.send(frame)
             await until(lambda: session._outbox.full)
-            async with asyncio.timeout(3):
-                await a.stop(grace=0.1)
-            assert trunks(a) == 0
+            yield a, session
+
+
+async def test_stopping_does_not_wait_for_who_does_not_read() -> None:
+    async with unread() as (a, _):
+        async with asyncio.timeout(3):
+            await a.stop(grace=0.1)
+        assert trunks(a) == 0
 
 
 # -- its end -----------------------------------------------------------------------------------------------------
